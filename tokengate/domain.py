@@ -1,0 +1,219 @@
+"""The vocabulary of TokenGate: frozen values that the other modules pass to each other. No I/O, no logic beyond names.
+
+Amounts are `int` nano-USD (`_nano`), counts are tokens (`_tokens`), times are milliseconds since the epoch (`_ms`).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+DEFAULT_TENANT: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is calling: a session (chosen by the caller unless pinned) of an agent within a tenant (never chosen by it)."""
+
+    id: str
+    tenant: str = DEFAULT_TENANT
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one call used, as the provider reported it.
+
+    The classes nest: `input_tokens` counts every input token, so `cache_read_tokens`, `cache_write_tokens`,
+    `input_audio_tokens` and `input_image_tokens` are parts of it; `output_tokens` counts every output token, of which
+    `reasoning_tokens` and `output_audio_tokens` are parts. Providers that report them side by side are normalised by
+    their parser.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    """The part of `cache_write_tokens` with the longer time to live (Anthropic: one hour), which costs more."""
+    input_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    output_audio_tokens: int = 0
+    reasoning_tokens: int = 0
+    model: str = ""
+    """The model that the provider says answered; empty if it did not say."""
+    service_tier: str = ""
+    """The service tier that the provider says it used; empty if it did not say."""
+    calls: tuple[tuple[str, int], ...] = ()
+    """Separately billed calls, as (fee name, count), for example `(("web_search", 2),)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for tokens, as parsed from a body: everything a quote needs, nothing a provider's dialect needs."""
+
+    model: str
+    stream: bool
+    input_tokens_max: int
+    """An upper bound on the billed input tokens that costs nothing to know: a byte-level BPE token has a byte or more."""
+    text_bytes: int
+    """How many of `input_tokens_max` come from text, and would be fewer if counted exactly."""
+    output_tokens_asked: int | None
+    """The output cap that the caller set for one answer, in tokens; None if it set none."""
+    answers: int = 1
+    """How many answers are generated and billed (`n` or `best_of`, times the number of prompts)."""
+    produces_output: bool = True
+    """False for calls that generate no tokens (embeddings)."""
+    input_audio: bool = False
+    input_images: bool = False
+    output_audio: bool = False
+    service_tier: str = ""
+    fees: tuple[tuple[str, int], ...] = ()
+    """Separately billed calls that the request allows, as (fee name, the largest count)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Bounds on the price of a call. `floor_nano <= need_nano <= want_nano`."""
+
+    floor_nano: int
+    """What buys the least answer worth having."""
+    need_nano: int
+    """What buys a typical answer (a rolling 95th percentile of the model's output)."""
+    want_nano: int
+    """The most that the call can cost as it will be sent."""
+    input_nano: int
+    """The part of all three that pays for the input and for fees."""
+    output_token_price: int
+    """Nano-USD per million output tokens, times the number of answers: what one more token of cap costs."""
+    output_tokens_max: int
+    """The output cap, in tokens an answer, that `want_nano` pays for."""
+    cappable: bool
+    """Whether a grant below `want_nano` may be made safe by writing an output cap into the request."""
+
+
+class Period(StrEnum):
+    """How often a budget starts anew."""
+
+    NONE = "none"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a budget belongs to: a `kind` (session, agent or tenant) and a name, within a tenant."""
+
+    tenant: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget on the path of a call: at no instant may `spent + held` of the scope exceed the cap."""
+
+    scope: Scope
+    cap_default_nano: int
+    """The cap while nobody has set another one for this scope."""
+    period: Period = Period.NONE
+    timezone: str = "UTC"
+
+
+class Reason(StrEnum):
+    """Why a call was refused. The values are stable: they appear in logs, metrics and error bodies."""
+
+    BUDGET_EXCEEDED = "budget_exceeded"
+    BUDGET_BUSY = "budget_busy"
+    BUDGET_INVALID = "budget_invalid"
+    SESSIONS_FULL = "sessions_full"
+    SESSION_FROZEN = "session_frozen"
+    SESSION_MISSING = "session_missing"
+    SESSION_INVALID = "session_invalid"
+    BODY_INVALID = "body_invalid"
+    BODY_TOO_LARGE = "body_too_large"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    MODEL_NOT_PRICED = "model_not_priced"
+    ENDPOINT_NOT_METERED = "endpoint_not_metered"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONCURRENCY_EXCEEDED = "concurrency_exceeded"
+    STORE_UNAVAILABLE = "store_unavailable"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a scope stood at one instant of the store."""
+
+    scope: Scope
+    cap_nano: int
+    spent_nano: int
+    held_nano: int
+    resets_at_ms: int | None = None
+
+    @property
+    def remaining_nano(self) -> int:
+        """What is neither spent nor held; at least 0."""
+        return max(0, self.cap_nano - self.spent_nano - self.held_nano)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that is not forwarded: why, in words for the caller, and the figures behind it."""
+
+    reason: Reason
+    message: str
+    param: str | None = None
+    """Where in the request the fault is, if it is in the request."""
+    retry_after_s: int | None = None
+    """A true number of whole seconds after which a retry may succeed; None if a retry is pointless."""
+    standing: Standing | None = None
+    required_nano: int | None = None
+    frozen_reason: str | None = None
+    frozen_until_ms: int | None = None
+
+
+class Ending(StrEnum):
+    """How an admitted call came to its end, which decides what it is charged."""
+
+    COMPLETE = "complete"
+    """The provider reported what was used."""
+    REJECTED = "rejected"
+    """The provider refused it, or it never reached the provider: nothing is charged."""
+    CUT = "cut"
+    """The answer ended early or without usage: input plus what was seen, counted conservatively."""
+    UNKNOWN = "unknown"
+    """Nobody can say what the provider did: the whole hold is charged and flagged as assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished request, refused or forwarded: what the log line, the metrics and the span are made of."""
+
+    request_id: str
+    endpoint: str
+    session: Session | None
+    model: str
+    stream: bool
+    status: int
+    decision: str
+    """`allowed` or `blocked`."""
+    reason: Reason | None = None
+    error: str | None = None
+    ending: Ending | None = None
+    estimated_nano: int | None = None
+    held_nano: int | None = None
+    actual_nano: int | None = None
+    assumed: bool = False
+    usage: Usage = field(default_factory=Usage)
+    started_ms: int = 0
+    duration_us: int = 0
+    overhead_us: int = 0
+    first_byte_us: int | None = None
