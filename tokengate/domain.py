@@ -12,7 +12,8 @@ DEFAULT_TENANT: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is calling: a session (chosen by the caller unless pinned) of an agent within a tenant (never chosen by it)."""
+    """Who is calling: a session (chosen by the caller unless pinned) of an agent within a tenant (never chosen by
+    it)."""
 
     id: str
     tenant: str = DEFAULT_TENANT
@@ -54,7 +55,8 @@ class Call:
     model: str
     stream: bool
     input_tokens_max: int
-    """An upper bound on the billed input tokens that costs nothing to know: a byte-level BPE token has a byte or more."""
+    """An upper bound on the billed input tokens that costs nothing to know: a byte-level BPE token has a byte or
+    more."""
     text_bytes: int
     """How many of `input_tokens_max` come from text, and would be fewer if counted exactly."""
     output_tokens_asked: int | None

@@ -1,0 +1,153 @@
+"""Which limits apply to a call, and when their periods begin. Pure rules: no clock, no store.
+
+A new kind of budget is a function here that yields one more `Limit`; the ledger checks whatever path it is given and
+knows neither how many limits it has nor what they are called.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from tokengate.domain import Limit, Period, Scope, Session
+
+SHARE: Final = 4
+"""A grant above a call's need is at most this fraction (1/SHARE) of the headroom: a fair share near the end."""
+
+OUTPUT_MIN_TOKENS: Final = 16
+"""The least answer worth paying for, in tokens: what the last headroom of a budget must buy, or it is exceeded."""
+
+TYPICAL_OUTPUT_COLD_TOKENS: Final = 512
+"""What a typical answer is taken to be, in tokens, while a model has too few answers to tell."""
+
+_TYPICAL_ANSWERS: Final = 256
+_TYPICAL_ANSWERS_MIN: Final = 20
+_TYPICAL_REFRESH: Final = 16
+_TYPICAL_MODELS_MAX: Final = 256
+
+_LIMITS_CACHED: Final = 4096
+_WINDOWS_CACHED: Final = 64
+_HOUR_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The budgets that apply where nobody has set another: caps in nano-USD, None for no limit of that kind."""
+
+    session_cap_nano: int
+    session_period: Period = Period.NONE
+    agent_cap_nano: int | None = None
+    agent_period: Period = Period.NONE
+    tenant_cap_nano: int | None = None
+    tenant_period: Period = Period.NONE
+    timezone: str = "UTC"
+
+
+@lru_cache(maxsize=_LIMITS_CACHED)
+def limits(policy: Policy, session: Session) -> tuple[Limit, ...]:
+    """The limits on a call's path, innermost first: session, then agent, then tenant."""
+    path = [session_limit(policy, session)]
+    if session.agent and policy.agent_cap_nano is not None:
+        scope = Scope(session.tenant, "agent", session.agent)
+        path.append(Limit(scope, policy.agent_cap_nano, policy.agent_period, policy.timezone))
+    if policy.tenant_cap_nano is not None:
+        scope = Scope(session.tenant, "tenant", session.tenant)
+        path.append(Limit(scope, policy.tenant_cap_nano, policy.tenant_period, policy.timezone))
+    return tuple(path)
+
+
+def session_limit(policy: Policy, session: Session) -> Limit:
+    """The limit of the session itself; every session has one."""
+    scope = Scope(session.tenant, "session", session.id)
+    return Limit(scope, policy.session_cap_nano, policy.session_period, policy.timezone)
+
+
+def windows(limit: Limit, now_ms: int) -> tuple[int, ...]:
+    """The boundaries, in ms since the epoch, of the periods before, at and after `now_ms`; empty without a period.
+
+    Four boundaries bound three periods, so that a store whose clock differs from ours by less than a period still finds
+    its own.
+    """
+    if limit.period is Period.NONE:
+        return ()
+    return _windows(limit.period, limit.timezone, now_ms // _HOUR_MS)
+
+
+@lru_cache(maxsize=_WINDOWS_CACHED)
+def _windows(period: Period, timezone: str, hour: int) -> tuple[int, ...]:
+    start = _start(period, timezone, hour * _HOUR_MS)
+    before = _start(period, timezone, start - 1)
+    after = _next(period, timezone, start)
+    # A time zone's hour may begin within the hour of UTC that this is cached for: one more period covers it.
+    return (before, start, after, _next(period, timezone, after))
+
+
+def window_start(boundaries: tuple[int, ...], now_ms: int) -> tuple[int, int] | None:
+    """The period that holds `now_ms`, as (start, end) in ms; None if the boundaries do not reach it."""
+    for start, end in pairwise(boundaries):
+        if start <= now_ms < end:
+            return start, end
+    return None
+
+
+def _start(period: Period, timezone: str, at_ms: int) -> int:
+    local = datetime.fromtimestamp(at_ms / 1000, ZoneInfo(timezone))
+    if period is Period.HOUR:
+        # By arithmetic, not by the wall clock: the hour that daylight saving repeats is two hours.
+        return at_ms - (at_ms + _offset_ms(local)) % _HOUR_MS
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if period is Period.WEEK:
+        midnight -= timedelta(days=midnight.weekday())
+    elif period is Period.MONTH:
+        midnight = midnight.replace(day=1)
+    return int(midnight.timestamp()) * 1000
+
+
+def _next(period: Period, timezone: str, start_ms: int) -> int:
+    if period is Period.HOUR:
+        return start_ms + _HOUR_MS
+    # Well into the next period, whatever daylight saving does, and short of the one after it.
+    days = {Period.DAY: 1, Period.WEEK: 7, Period.MONTH: 31}[period]
+    return _start(period, timezone, start_ms + days * 24 * _HOUR_MS + 12 * _HOUR_MS)
+
+
+def _offset_ms(local: datetime) -> int:
+    offset = local.utcoffset()
+    return 0 if offset is None else int(offset.total_seconds()) * 1000
+
+
+class TypicalOutput:
+    """A rolling 95th percentile of the output tokens of each model's answers. Bounded in models and in answers."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, list[int]] = {}
+        self._typical: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
+
+    def of(self, model: str) -> int:
+        """The typical output of one answer of a model, in tokens."""
+        return self._typical.get(model, TYPICAL_OUTPUT_COLD_TOKENS)
+
+    def observe(self, model: str, output_tokens: int) -> None:
+        """Take note of a complete answer."""
+        answers = self._answers.get(model)
+        if answers is None:
+            if len(self._answers) >= _TYPICAL_MODELS_MAX:
+                self._forget(next(iter(self._answers)))
+            answers = self._answers[model] = []
+            self._seen[model] = 0
+        seen = self._seen[model]
+        if len(answers) < _TYPICAL_ANSWERS:
+            answers.append(output_tokens)
+        else:
+            answers[seen % _TYPICAL_ANSWERS] = output_tokens
+        self._seen[model] = seen = seen + 1
+        if len(answers) >= _TYPICAL_ANSWERS_MIN and seen % _TYPICAL_REFRESH == 0:
+            ordered = sorted(answers)
+            self._typical[model] = ordered[len(ordered) * 95 // 100]
+
+    def _forget(self, model: str) -> None:
+        del self._answers[model], self._seen[model]
+        self._typical.pop(model, None)

@@ -1,0 +1,162 @@
+"""The ledger: what is spent and what is held, per scope, with every change atomic and counted once.
+
+`Ledger` is the protocol; `redis` keeps it in a shared server by the scripts beside it, `memory` is the reference
+model that the tests hold them to. A call is a two-phase transfer: `reserve` holds an amount against every limit on
+its path or against none, `settle` turns the hold into what was really spent, exactly once, however often it is said.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from tokengate.domain import Ending, Limit, Scope, Session, Standing, Usage
+
+RECORD_TTL_MS: Final = 15 * 60 * 1000
+"""How long a settled hold is remembered, so that a settlement said twice counts once. Far above any retry of ours."""
+
+EXPIRED_TTL_MS: Final = 24 * 60 * 60 * 1000
+"""How long an expired hold is remembered, so that a late settlement can still correct what was assumed."""
+
+SWEEP_BATCH_MAX: Final = 200
+"""How many expired holds one sweep closes at the most."""
+
+RENEW_BATCH_MAX: Final = 1000
+"""How many leases one renewal command extends at the most."""
+
+
+class LedgerError(Exception):
+    """The ledger could not answer. `StoreUnavailable` is the only kind that callers tell apart."""
+
+
+class StoreUnavailable(LedgerError):
+    """The store did not answer in time, or refused; nothing is known about the effect of the command."""
+
+
+class Kind(StrEnum):
+    """What the ledger says to a reservation."""
+
+    HELD = "held"
+    TIGHT = "tight"
+    """The bound that was asked for is not small change here: count exactly and ask again."""
+    BUSY = "busy"
+    """It does not fit while others hold; it may once they have settled."""
+    EXCEEDED = "exceeded"
+    FROZEN = "frozen"
+    INVALID = "invalid"
+    """A budget in the store is not an amount."""
+    FULL = "full"
+    """The tenant has as many sessions as it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A reservation: `floor_nano <= need_nano <= want_nano`, of which as much is held as is fair."""
+
+    hold_id: str
+    session: Session
+    limits: tuple[Limit, ...]
+    floor_nano: int
+    need_nano: int
+    want_nano: int
+    exact: bool
+    """False: the amounts are cheap bounds; hold `want_nano` if that is no more than a fair share, else say TIGHT."""
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to a reservation."""
+
+    kind: Kind
+    grant_nano: int
+    now_ms: int
+    standing: Standing
+    """The limit that decided it (for HELD, the tightest), as it stands after the answer."""
+    frozen_reason: str | None = None
+    frozen_until_ms: int | None = None
+    invalid: str | None = None
+    """The text that is not an amount."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a held call really cost."""
+
+    hold_id: str
+    session: Session
+    limits: tuple[Limit, ...]
+    """The path again: should the store have lost the hold (a failover), the cost is charged all the same."""
+    cost_nano: int
+    assumed: bool
+    ending: Ending
+    model: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The answer to a settlement; the same for every repetition."""
+
+    charged_nano: int
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeState:
+    """Everything that is known of one scope, for people."""
+
+    scope: Scope
+    known: bool
+    """False: no call and no person has ever named it; the figures are what it would start with."""
+    cap_nano: int
+    cap_is_default: bool
+    spent_nano: int
+    held_nano: int
+    epoch: int
+    resets_at_ms: int | None
+    assumed_nano: int
+    overrun_nano: int
+    total_nano: int
+    """Spent over all epochs."""
+    requests: int
+    blocked: int
+    created_ms: int | None
+    last_active_ms: int | None
+    frozen: bool
+    frozen_reason: str | None
+    frozen_until_ms: int | None
+
+    @property
+    def remaining_nano(self) -> int:
+        return max(0, self.cap_nano - self.spent_nano - self.held_nano)
+
+
+class Ledger(Protocol):
+    """Every operation is atomic. All raise `StoreUnavailable` if the store does not answer."""
+
+    async def reserve(self, ask: Ask) -> Verdict:
+        """Hold an amount against every limit of the path, or against none. A repeat gives the first grant again."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Free the hold and record the cost: once, whatever is repeated; corrects a hold that has expired meanwhile."""
+        ...
+
+    async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
+        """Extend the leases of holds; gives the ids that are no longer held (expired, settled or lost)."""
+        ...
+
+    async def sweep(self, tenant: str) -> int:
+        """Charge holds whose lease ran out, in full and flagged; gives how many, at most `SWEEP_BATCH_MAX`."""
+        ...
+
+    async def state(self, limit: Limit) -> ScopeState: ...
+
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        """Give a scope a cap of its own, or (None) let it follow the default again."""
+        ...
+
+    async def reset(self, scope: Scope) -> None:
+        """Start a new epoch: nothing spent, nothing held; what is still held settles in the old one."""
+        ...

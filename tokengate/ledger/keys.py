@@ -1,0 +1,41 @@
+"""The names of everything that the ledger keeps in Redis. One place, so that they can be read, granted and documented.
+
+All keys of a tenant share the hash tag `{tenant}`, so that one script may touch them all on a Redis Cluster.
+"""
+
+from typing import Final
+
+from tokengate.domain import Scope
+
+PREFIX: Final = "tokengate"
+_HOUR_MS: Final = 3_600_000
+
+
+def scope(of: Scope) -> str:
+    """`tokengate:{default}:session:my-session`: the hash of a session, an agent or a tenant."""
+    return f"{PREFIX}:{{{of.tenant}}}:{of.kind}:{of.name}"
+
+
+def hold_prefix(tenant: str) -> str:
+    """What the keys of a tenant's holds begin with; the rest is the hold's id."""
+    return f"{PREFIX}:{{{tenant}}}:hold:"
+
+
+def leases(tenant: str) -> str:
+    """Sorted set: hold ids by the instant (ms) at which they expire."""
+    return f"{PREFIX}:{{{tenant}}}:leases"
+
+
+def sessions(tenant: str) -> str:
+    """Sorted set: session ids by last activity (ms)."""
+    return f"{PREFIX}:{{{tenant}}}:sessions"
+
+
+def usage(tenant: str, at_ms: int) -> str:
+    """Hash: what was used in an hour (named by its number since the epoch), by model."""
+    return f"{PREFIX}:{{{tenant}}}:usage:{at_ms // _HOUR_MS}"
+
+
+def events(tenant: str) -> str:
+    """Capped stream: what happened that a person may want to know."""
+    return f"{PREFIX}:{{{tenant}}}:events"

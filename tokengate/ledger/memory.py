@@ -1,0 +1,252 @@
+"""The reference model: the ledger's rules in plain Python, for the tests to hold the scripts to.
+
+It has no concurrency, no leases but a dictionary, and a clock that its owner sets. Where this and the scripts differ,
+one of them is wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from tokengate.budgets import SHARE, window_start, windows
+from tokengate.domain import Limit, Scope, Standing
+from tokengate.ledger import (
+    SWEEP_BATCH_MAX,
+    Ask,
+    Kind,
+    ScopeState,
+    Settled,
+    Settlement,
+    Verdict,
+)
+
+_ACTIVITY_MS: Final = 1000
+
+
+@dataclass(slots=True)
+class _Account:
+    """One scope."""
+
+    cap_own_nano: int | None = None
+    spent: int = 0
+    held: int = 0
+    previous_spent: int = 0
+    previous_held: int = 0
+    epoch: int = 0
+    period_start_ms: int | None = None
+    assumed: int = 0
+    overrun: int = 0
+    total: int = 0
+    requests: int = 0
+    blocked: int = 0
+    created_ms: int | None = None
+    last_active_ms: int | None = None
+    frozen: bool = False
+    frozen_reason: str | None = None
+    frozen_until_ms: int | None = None
+
+    def post(self, epoch: int, spend: int, free: int, assumed: int, overrun: int) -> None:
+        if epoch == self.epoch:
+            self.spent = max(0, self.spent + spend)
+            self.held = max(0, self.held - free)
+        elif epoch == self.epoch - 1:
+            self.previous_spent = max(0, self.previous_spent + spend)
+            self.previous_held = max(0, self.previous_held - free)
+        self.assumed = max(0, self.assumed + assumed)
+        self.overrun += overrun
+        self.total += spend
+
+
+@dataclass(slots=True)
+class _Hold:
+    """One hold, and what became of it."""
+
+    grant: int
+    path: list[tuple[Scope, int]]
+    expires_ms: int
+    state: str = "held"
+    charged: int = 0
+
+
+@dataclass(slots=True)
+class MemoryLedger:
+    """See `Ledger`."""
+
+    lease_ms: int
+    sessions_max: int
+    now_ms: int
+    _accounts: dict[Scope, _Account] = field(default_factory=dict)
+    _holds: dict[str, _Hold] = field(default_factory=dict)
+
+    async def reserve(self, ask: Ask) -> Verdict:
+        rolled = [self._rolled(limit) for limit in ask.limits]
+        standings = [self._standing(limit, account) for limit, account in zip(ask.limits, rolled, strict=True)]
+        tightest = min(range(len(standings)), key=lambda i: _headroom(standings[i]))
+        earlier = self._holds.get(ask.hold_id)
+        if earlier is not None:
+            return Verdict(Kind.HELD, earlier.grant, self.now_ms, standings[tightest])
+        session = rolled[0]
+        if session.last_active_ms is None and self._sessions() >= self.sessions_max:
+            return Verdict(Kind.FULL, 0, self.now_ms, standings[0])
+        for standing, account in zip(standings, rolled, strict=True):
+            if account.frozen and (account.frozen_until_ms is None or self.now_ms < account.frozen_until_ms):
+                self._block(ask, session)
+                return Verdict(
+                    Kind.FROZEN, 0, self.now_ms, standing, account.frozen_reason or "", account.frozen_until_ms
+                )
+        kind, grant, deciding = _decide(ask, standings, tightest)
+        if kind is Kind.HELD:
+            self._hold(ask, rolled, grant)
+            limit = ask.limits[deciding]
+            return Verdict(kind, grant, self.now_ms, self._standing(limit, rolled[deciding]))
+        if kind is Kind.EXCEEDED:
+            self._block(ask, session)
+        return Verdict(kind, 0, self.now_ms, standings[deciding])
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        hold = self._holds.get(settlement.hold_id)
+        cost = settlement.cost_nano
+        assumed = cost if settlement.assumed else 0
+        if hold is not None and hold.state == "settled":
+            return Settled(hold.charged, repeated=True)
+        if hold is None:
+            for limit in settlement.limits:
+                account = self._accounts.setdefault(limit.scope, _Account())
+                account.post(account.epoch, cost, 0, assumed, 0)
+            hold = self._holds[settlement.hold_id] = _Hold(0, [], 0)
+        elif hold.state == "held":
+            for scope, epoch in hold.path:
+                self._accounts[scope].post(epoch, cost, hold.grant, assumed, max(0, cost - hold.grant))
+        else:
+            for scope, epoch in hold.path:
+                change = cost - hold.charged
+                self._accounts[scope].post(epoch, change, 0, assumed - hold.charged, max(0, change))
+        hold.state, hold.charged = "settled", cost
+        self._accounts[settlement.limits[0].scope].requests += 1
+        return Settled(cost, repeated=False)
+
+    async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002 - one tenant's lease is
+    like another's
+        gone = []
+        for hold_id in hold_ids:
+            hold = self._holds.get(hold_id)
+            if hold is None or hold.state != "held":
+                gone.append(hold_id)
+            else:
+                hold.expires_ms = max(hold.expires_ms, self.now_ms + self.lease_ms)
+        return gone
+
+    async def sweep(self, tenant: str) -> int:
+        due = [
+            hold
+            for hold in self._holds.values()
+            if hold.state == "held" and hold.expires_ms <= self.now_ms and hold.path[0][0].tenant == tenant
+        ]
+        due = sorted(due, key=lambda hold: hold.expires_ms)[:SWEEP_BATCH_MAX]
+        for hold in due:
+            for scope, epoch in hold.path:
+                self._accounts[scope].post(epoch, hold.grant, hold.grant, hold.grant, 0)
+            hold.state, hold.charged = "expired", hold.grant
+        return len(due)
+
+    async def state(self, limit: Limit) -> ScopeState:
+        known = limit.scope in self._accounts
+        account = self._accounts.get(limit.scope) or _Account()
+        spent, held, epoch, resets_at = account.spent, account.held, account.epoch, None
+        window = window_start(windows(limit, self.now_ms), self.now_ms)
+        if window is not None:
+            resets_at = window[1]
+            if account.period_start_ms is not None and window[0] > account.period_start_ms:
+                spent, held, epoch = 0, 0, epoch + 1
+        own = account.cap_own_nano
+        return ScopeState(
+            scope=limit.scope,
+            known=known,
+            cap_nano=limit.cap_default_nano if own is None else own,
+            cap_is_default=own is None,
+            spent_nano=spent,
+            held_nano=held,
+            epoch=epoch,
+            resets_at_ms=resets_at,
+            assumed_nano=account.assumed,
+            overrun_nano=account.overrun,
+            total_nano=account.total,
+            requests=account.requests,
+            blocked=account.blocked,
+            created_ms=account.created_ms,
+            last_active_ms=account.last_active_ms,
+            frozen=account.frozen and (account.frozen_until_ms is None or self.now_ms < account.frozen_until_ms),
+            frozen_reason=account.frozen_reason,
+            frozen_until_ms=account.frozen_until_ms,
+        )
+
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        account = self._accounts.setdefault(scope, _Account())
+        account.cap_own_nano = cap_nano
+        if account.created_ms is None:
+            account.created_ms = account.last_active_ms = self.now_ms
+
+    async def reset(self, scope: Scope) -> None:
+        account = self._accounts.setdefault(scope, _Account())
+        account.previous_spent, account.previous_held = account.spent, account.held
+        account.spent, account.held, account.epoch = 0, 0, account.epoch + 1
+
+    def _rolled(self, limit: Limit) -> _Account:
+        """A copy of the account in the period of now; only an answer that changes it is kept."""
+        account = replace(self._accounts.get(limit.scope) or _Account())
+        window = window_start(windows(limit, self.now_ms), self.now_ms)
+        if window is not None and window[0] > (account.period_start_ms or 0):
+            if account.period_start_ms is not None:
+                account.previous_spent, account.previous_held = account.spent, account.held
+                account.spent, account.held, account.epoch = 0, 0, account.epoch + 1
+            account.period_start_ms = window[0]
+        return account
+
+    def _standing(self, limit: Limit, account: _Account) -> Standing:
+        window = window_start(windows(limit, self.now_ms), self.now_ms)
+        cap = limit.cap_default_nano if account.cap_own_nano is None else account.cap_own_nano
+        return Standing(limit.scope, cap, account.spent, account.held, window[1] if window else None)
+
+    def _hold(self, ask: Ask, accounts: list[_Account], grant: int) -> None:
+        for limit, account in zip(ask.limits, accounts, strict=True):
+            account.held += grant
+            if account.last_active_ms is None:
+                account.created_ms = self.now_ms
+            if account.last_active_ms is None or self.now_ms - account.last_active_ms >= _ACTIVITY_MS:
+                account.last_active_ms = self.now_ms
+            self._accounts[limit.scope] = account
+        path = [(limit.scope, account.epoch) for limit, account in zip(ask.limits, accounts, strict=True)]
+        self._holds[ask.hold_id] = _Hold(grant, path, self.now_ms + self.lease_ms)
+
+    def _block(self, ask: Ask, session: _Account) -> None:
+        self._accounts[ask.limits[0].scope] = session
+        session.blocked += 1
+        if session.last_active_ms is None:
+            session.created_ms = self.now_ms
+        session.last_active_ms = self.now_ms
+
+    def _sessions(self) -> int:
+        return sum(
+            1 for scope, account in self._accounts.items() if scope.kind == "session" and account.created_ms is not None
+        )
+
+
+def _headroom(standing: Standing) -> int:
+    return standing.cap_nano - standing.spent_nano - standing.held_nano
+
+
+def _decide(ask: Ask, standings: list[Standing], tightest: int) -> tuple[Kind, int, int]:
+    """The rule of grants: the verdict, the grant, and which limit decided it."""
+    headroom = _headroom(standings[tightest])
+    fair = headroom // SHARE
+    if not ask.exact:
+        return (Kind.HELD, ask.want_nano, tightest) if ask.want_nano <= fair else (Kind.TIGHT, 0, tightest)
+    for index, standing in enumerate(standings):
+        if standing.cap_nano - standing.spent_nano < ask.floor_nano:
+            return Kind.EXCEEDED, 0, index
+    if headroom >= ask.need_nano:
+        return Kind.HELD, max(ask.need_nano, min(ask.want_nano, fair)), tightest
+    for index, standing in enumerate(standings):
+        if _headroom(standing) < ask.need_nano and standing.held_nano > 0:
+            return Kind.BUSY, 0, index
+    return Kind.HELD, min(ask.want_nano, headroom), tightest

@@ -1,0 +1,142 @@
+-- Holds an amount against every scope of a call's path, or against none.
+--
+-- KEYS  1 hold  2 leases  3 sessions (index by last activity)  4.. the scopes, the session first
+-- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 owner  4 lease_ms  5 floor  6 need  7 want (nano-USD)
+--       8 share  9 exact ('1' | '0')  10 session id  11 model  12 sessions_max
+--       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
+-- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms ('' if never),
+--       detail, until_ms        (amounts in nano-USD)
+--   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
+--   clock: the boundaries do not reach the server's now; ask again with others
+
+local now = clock(ARGV[1])
+local floor, need, want = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local share, exact = tonumber(ARGV[8]), ARGV[9] == '1'
+
+local function load(index)
+  local key = KEYS[3 + index]
+  local was = redis.call('HMGET', key, 'budget', 'budget_default', 'spent', 'held', 'epoch', 'period_start_ms',
+    'frozen', 'frozen_until_ms', 'last_active_ms')
+  local scope = {
+    key = key, index = index, change = {}, new = not was[9], last_active = tonumber(was[9]) or 0,
+    epoch = tonumber(was[5]) or 0, resets_at = '',
+    spent_text = was[3] or '0', held_text = was[4] or '0', frozen = was[7] == '1', frozen_until = tonumber(was[8]),
+  }
+  function scope.put(field, value)
+    scope.change[#scope.change + 1] = field
+    scope.change[#scope.change + 1] = value
+  end
+  local text, default = was[1], ARGV[11 + 2 * index]
+  if not text or (text == was[2] and text ~= default) then
+    text = default
+    scope.put('budget', default)
+    scope.put('budget_default', default)
+  end
+  scope.cap = nano(text)
+  scope.spent, scope.held = nano(scope.spent_text), nano(scope.held_text)
+  scope.bad = (not scope.cap and text) or (not scope.spent and scope.spent_text) or (not scope.held and scope.held_text)
+  local boundaries = ARGV[12 + 2 * index]
+  if boundaries ~= '' then
+    local start, finish, previous
+    for boundary in string.gmatch(boundaries, '%d+') do
+      boundary = tonumber(boundary)
+      if previous and previous <= now and now < boundary then start, finish = previous, boundary end
+      previous = boundary
+    end
+    if not start then return nil end
+    -- A clock that went back keeps the period it was in: a budget never starts anew twice.
+    if start > (tonumber(was[6]) or 0) and not scope.bad then
+      if was[6] then
+        scope.put('previous_spent', usd(scope.spent))
+        scope.put('previous_held', usd(scope.held))
+        scope.put('spent', usd(0))
+        scope.put('held', usd(0))
+        scope.spent, scope.held, scope.epoch = 0, 0, scope.epoch + 1
+      end
+      scope.put('epoch', integer(scope.epoch))
+      scope.put('period_start_ms', integer(start))
+      scope.put('resets_at_ms', integer(finish))
+    end
+    scope.resets_at = integer(finish)
+  end
+  return scope
+end
+
+local function answer(verdict, grant, scope, detail, until_ms)
+  return { verdict, integer(grant), integer(now), scope.index, integer(scope.cap or 0), integer(scope.spent or 0),
+    integer(scope.held or 0), scope.resets_at, detail or '', until_ms or '' }
+end
+
+local scopes, tightest, headroom = {}, nil, nil
+for index = 1, #KEYS - 3 do
+  local scope = load(index)
+  if not scope then return { 'clock', '0', integer(now) } end
+  scopes[index] = scope
+  local free = not scope.bad and scope.cap - scope.spent - scope.held
+  if free and (headroom == nil or free < headroom) then tightest, headroom = scope, free end
+end
+
+local earlier = redis.call('HGET', KEYS[1], 'grant')
+if earlier then return answer('held', nano(earlier), tightest or scopes[1]) end
+
+local session = scopes[1]
+if session.new and redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[12]) then return answer('full', 0, session) end
+
+local function refuse(verdict, scope, detail, until_ms)
+  session.put('last_active_ms', integer(now))
+  if session.new then
+    session.put('created_ms', integer(now))
+    redis.call('ZADD', KEYS[3], now, ARGV[10])
+  end
+  redis.call('HSET', session.key, unpack(session.change))
+  redis.call('HINCRBY', session.key, 'blocked', 1)
+  return answer(verdict, 0, scope, detail, until_ms)
+end
+
+for _, scope in ipairs(scopes) do
+  if scope.frozen and (not scope.frozen_until or now < scope.frozen_until) then
+    local reason = redis.call('HGET', scope.key, 'frozen_reason')
+    return refuse('frozen', scope, reason or '', scope.frozen_until and integer(scope.frozen_until))
+  end
+  if scope.bad then return refuse('invalid', scope, scope.bad) end
+end
+
+local fair = math.floor(headroom / share)
+local grant
+if not exact then
+  if want > fair then return answer('tight', 0, tightest) end
+  grant = want
+else
+  for _, scope in ipairs(scopes) do
+    if scope.cap - scope.spent < floor then return refuse('exceeded', scope) end
+  end
+  if headroom >= need then
+    grant = math.max(need, math.min(want, fair))
+  else
+    for _, scope in ipairs(scopes) do
+      if scope.cap - scope.spent - scope.held < need and scope.held > 0 then return answer('busy', 0, scope) end
+    end
+    grant = math.min(want, headroom)
+  end
+end
+
+local path = {}
+for _, scope in ipairs(scopes) do
+  scope.held = scope.held + grant
+  scope.put('held', usd(scope.held))
+  if scope.new then
+    scope.put('created_ms', integer(now))
+    scope.put('epoch', integer(scope.epoch))
+  end
+  -- To the second is enough for a list by last activity, and spares the index on a busy session.
+  if scope.new or now - scope.last_active >= 1000 then
+    scope.put('last_active_ms', integer(now))
+    if scope == session then redis.call('ZADD', KEYS[3], now, ARGV[10]) end
+  end
+  redis.call('HSET', scope.key, unpack(scope.change))
+  path[#path + 1] = scope.key .. ' ' .. integer(scope.epoch)
+end
+redis.call('HSET', KEYS[1], 'state', 'held', 'grant', usd(grant), 'owner', ARGV[3], 'session', ARGV[10],
+  'model', ARGV[11], 'at_ms', integer(now), 'path', table.concat(path, ' '))
+redis.call('ZADD', KEYS[2], now + tonumber(ARGV[4]), ARGV[2])
+return answer('held', grant, tightest)

@@ -1,0 +1,67 @@
+-- Shared words; the loader puts this text before every other script.
+--
+-- A scope (a session, an agent, a tenant) is one hash. Amounts in it are decimal USD with nine places, so that a person
+-- can read and set them; here they are integer nano-USD, which a Lua double holds exactly up to 2^53.
+--   budget            the cap; budget_default is the default it was copied from: a budget unlike it was set by somebody
+--   spent, held       of this epoch; previous_spent, previous_held: of the one before
+--   epoch             counts resets and periods; period_start_ms, resets_at_ms: the period it belongs to
+--   assumed, overrun  how much of all spending was assumed, and how much went beyond its hold
+--   total_nano        spent over all epochs, integer nano-USD
+--   requests, blocked, created_ms, last_active_ms, frozen, frozen_reason, frozen_until_ms
+
+local NANO = 1e9
+local AMOUNT_MAX = 9007199254740991
+
+local function nano(text)
+  local whole, fraction = string.match(text, '^(%d+)%.?(%d*)$')
+  if not whole or #whole > 7 or #fraction > 9 then return nil end
+  local amount = tonumber(whole) * NANO
+  if fraction ~= '' then amount = amount + tonumber(fraction) * 10 ^ (9 - #fraction) end
+  if amount > AMOUNT_MAX then return nil end
+  return amount
+end
+
+local function usd(amount)
+  -- A person may have lowered `spent` by hand: what is corrected afterwards must not become a credit.
+  if amount < 0 then amount = 0 end
+  -- fmod is exact; Lua's own % divides in doubles, and is one off near a whole dollar in the millions.
+  local fraction = math.fmod(amount, NANO)
+  return string.format('%.0f.%09.0f', (amount - fraction) / NANO, fraction)
+end
+
+local function clock(given_ms)
+  if given_ms ~= '0' then return tonumber(given_ms) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function integer(number) return string.format('%.0f', number) end
+
+-- Adds to what an epoch of a scope has spent and frees what it holds. `epoch` is the one that the hold was made in; an
+-- epoch before the previous one has no figures left, and only the total keeps what it cost.
+local function post(key, epoch, spend, free, assumed, overrun)
+  local was = redis.call('HMGET', key, 'epoch', 'spent', 'held', 'previous_spent', 'previous_held', 'assumed', 'overrun')
+  local current = tonumber(was[1]) or 0
+  local change = {}
+  local function put(field, value) change[#change + 1] = field; change[#change + 1] = usd(value) end
+  if epoch == nil or epoch == current then
+    put('spent', (nano(was[2] or '0') or 0) + spend)
+    put('held', (nano(was[3] or '0') or 0) - free)
+  elseif epoch == current - 1 then
+    put('previous_spent', (nano(was[4] or '0') or 0) + spend)
+    put('previous_held', (nano(was[5] or '0') or 0) - free)
+  end
+  if assumed ~= 0 then put('assumed', (nano(was[6] or '0') or 0) + assumed) end
+  if overrun ~= 0 then put('overrun', (nano(was[7] or '0') or 0) + overrun) end
+  if #change > 0 then redis.call('HSET', key, unpack(change)) end
+  if spend ~= 0 then redis.call('HINCRBY', key, 'total_nano', integer(spend)) end
+end
+
+-- The path of a hold is written as "key epoch key epoch ..."; keys have no spaces.
+local function each_scope(path, act)
+  for key, epoch in string.gmatch(path, '(%S+) (%d+)') do act(key, tonumber(epoch)) end
+end
+
+local function event(key, now, kind, ...)
+  redis.call('XADD', key, 'MAXLEN', '~', '10000', '*', 'at_ms', integer(now), 'kind', kind, ...)
+end
