@@ -12,8 +12,7 @@ DEFAULT_TENANT: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is calling: a session (chosen by the caller unless pinned) of an agent within a tenant (never chosen by
-    it)."""
+    """Who is calling: a session, which the caller may choose unless it is pinned, of an agent within a tenant."""
 
     id: str
     tenant: str = DEFAULT_TENANT
@@ -55,8 +54,7 @@ class Call:
     model: str
     stream: bool
     input_tokens_max: int
-    """An upper bound on the billed input tokens that costs nothing to know: a byte-level BPE token has a byte or
-    more."""
+    """An upper bound on the billed input tokens that costs nothing to know: every token is at least one byte."""
     text_bytes: int
     """How many of `input_tokens_max` come from text, and would be fewer if counted exactly."""
     output_tokens_asked: int | None

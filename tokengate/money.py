@@ -32,8 +32,7 @@ def parse_usd(text: str) -> int:
     """
     match = _AMOUNT.fullmatch(text.strip())
     if match is None:
-        raise AmountError(f"{text!r} is not an amount in USD: write it like 25, 25.00 or $25, with at most nine
-        decimals")
+        raise AmountError(f"{text!r} is not an amount in USD: write it like 25, 25.00 or $25, with at most 9 decimals")
     whole, fraction = match.group(1), match.group(2) or ""
     nano = int(whole) * NANO_PER_USD + int(fraction.ljust(9, "0"))
     if nano > AMOUNT_NANO_MAX:

@@ -63,7 +63,7 @@ class Link:
             return future
         if not self._outbox and self._replies is not None:
             loop.call_soon(self._flush)
-        self._outbox.append(hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub takes only pairs)
+        self._outbox.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub means a pair
         self._waiting.append(future)
         if self._replies is None and self._opening is None:
             self._opening = loop.create_task(self._open())
@@ -141,8 +141,10 @@ class _Replies(asyncio.Protocol):
         self._connection = connection  # kept: its finaliser would close the transport
         self._reader = hiredis.Reader()
         # The one private name of redis-py that is relied upon; tests/ledger/test_link.py fails if it goes away.
-        self.transport = cast("asyncio.Transport", connection._writer.transport)  # type: ignore[union-attr]  # noqa:
-        SLF001 self.transport.set_protocol(self) self.transport.resume_reading()
+        writer = connection._writer  # noqa: SLF001
+        self.transport = cast("asyncio.Transport", writer.transport)  # type: ignore[union-attr]
+        self.transport.set_protocol(self)
+        self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

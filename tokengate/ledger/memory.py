@@ -125,8 +125,7 @@ class MemoryLedger:
         self._accounts[settlement.limits[0].scope].requests += 1
         return Settled(cost, repeated=False)
 
-    async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002 - one tenant's lease is
-    like another's
+    async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002
         gone = []
         for hold_id in hold_ids:
             hold = self._holds.get(hold_id)
