@@ -138,11 +138,11 @@ class _Replies(asyncio.Protocol):
 
     def __init__(self, link: Link, connection: AbstractConnection) -> None:
         self._link = link
-        self._connection = connection  # kept: its finaliser would close the transport
         self._reader = hiredis.Reader()
-        # The one private name of redis-py that is relied upon; tests/ledger/test_link.py fails if it goes away.
-        writer = connection._writer  # noqa: SLF001
-        self.transport = cast("asyncio.Transport", writer.transport)  # type: ignore[union-attr]
+        # The one private name of redis-py that is relied upon; tests/ledger/test_link.py fails if it goes away. The
+        # connection lets go of its writer, whose finaliser would close the transport: it lives as long as this does.
+        self._writer, connection._writer = connection._writer, None  # noqa: SLF001
+        self.transport = cast("asyncio.Transport", self._writer.transport)  # type: ignore[union-attr]
         self.transport.set_protocol(self)
         self.transport.resume_reading()
 

@@ -76,8 +76,8 @@ for index = 1, #KEYS - 3 do
   if free and (headroom == nil or free < headroom) then tightest, headroom = scope, free end
 end
 
-local earlier = redis.call('HGET', KEYS[1], 'grant')
-if earlier then return answer('held', nano(earlier), tightest or scopes[1]) end
+local earlier = redis.call('HMGET', KEYS[1], 'state', 'grant')
+if earlier[1] then return answer('held', nano(earlier[2] or '0'), tightest or scopes[1]) end
 
 local session = scopes[1]
 if session.new and redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[12]) then return answer('full', 0, session) end

@@ -1,0 +1,64 @@
+"""A real Redis or Valkey server of our own, on a unix socket, for as long as a `with` block lasts."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    socket: str
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
+
+
+def start(folder: Path, *options: str) -> Server:
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    assert binary is not None, "install redis-server (apt) to run the tests"
+    socket = str(folder / "r.sock")
+    process = subprocess.Popen(
+        [binary, "--port", "0", "--unixsocket", socket, "--dir", str(folder), "--save", "", *options],
+        stdout=subprocess.DEVNULL,
+    )
+    server = Server(process, socket, folder)
+    for _ in range(200):
+        if process.poll() is not None:
+            raise RuntimeError(f"{binary} ended at once")
+        try:
+            with server.client() as client:
+                client.ping()
+        except redis.exceptions.ConnectionError:
+            time.sleep(0.02)
+        else:
+            return server
+    raise RuntimeError(f"{binary} did not answer")
+
+
+def stop(server: Server) -> None:
+    server.process.terminate()
+    server.process.wait(10)
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[Server]:
+    # A short path: the name of a unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as folder:
+        server = start(Path(folder), *options)
+        try:
+            yield server
+        finally:
+            stop(server)
