@@ -1,0 +1,160 @@
+"""The words of pricing: what a model costs, and the errors that say something has no price. No rules, no I/O.
+
+Prices are `int` nano-USD per million tokens and fees `int` nano-USD per call, in frozen values that many rows of a
+table share. A class of token without a price of its own is None, never 0: 0 means free.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import date
+from typing import Final
+
+REQUEST_FEE: Final = "request"
+"""The name of the fee that every call of a model pays once."""
+FAULTS_SHOWN: Final = 5
+"""How many faults the message of a `PriceTableError` names; `faults` has them all."""
+
+
+class PricingError(ValueError):
+    """Something has no price; the message is fit to be shown to the author of the request or of the price file.
+
+    PricingError
+    ├── PriceTableError   a price file cannot be used
+    ├── UnpricedTier      the service tier that was asked for
+    ├── UnpricedAudio     audio, in or out
+    ├── UnpricedFee       a separately billed call, such as a web search
+    └── UnpricedOutput    the answer of a model that is priced by its input alone
+    """
+
+
+class UnpricedTier(PricingError):
+    """The service tier that was asked for has no price here."""
+
+
+class UnpricedAudio(PricingError):
+    """The call may contain audio, and the model has no price for it."""
+
+
+class UnpricedFee(PricingError):
+    """A separately billed call has no price here."""
+
+
+class UnpricedOutput(PricingError):
+    """The call generates tokens, and the model has no price for them (an embedding model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in a price file."""
+
+    path: str
+    """Where, as a JSON path (`$.sections.openai.models["gpt-4o"].input`); `$` if the text is not JSON at all."""
+    message: str
+    line: int | None = None
+    """The line, from 1, where the text stops being JSON; None for faults within valid JSON."""
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}" if self.line is not None else f"{self.path}: {self.message}"
+
+
+class PriceTableError(PricingError):
+    """A price file cannot be used; `faults` has everything that is wrong with it, up to a bound."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        shown = "; ".join(str(fault) for fault in self.faults[:FAULTS_SHOWN])
+        hidden = len(self.faults) - FAULTS_SHOWN
+        super().__init__(f"{shown}; and {hidden} more" if hidden > 0 else shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What tokens cost, by class, in nano-USD per million tokens. None: this class has no price of its own."""
+
+    input: int
+    output: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    cache_write_long: int | None = None
+    audio_input: int | None = None
+    cached_audio_input: int | None = None
+    audio_output: int | None = None
+    image_input: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """The rates of a whole call whose input is larger than `above_tokens` (the first bracket of a price: 0 tokens)."""
+
+    above_tokens: int
+    rates: Rates
+
+
+Brackets = tuple[Bracket, ...]
+"""Ascending by threshold; the first one has threshold 0 and is what a call of any size pays at the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Everything that a call of one model can cost."""
+
+    model: str
+    section: str
+    brackets: Brackets
+    """The standard service tier."""
+    service_tiers: tuple[tuple[str, Brackets], ...]
+    fees: tuple[tuple[str, int], ...]
+    """Nano-USD per separately billed call, by name; `REQUEST_FEE` is paid once by every call."""
+    output_tokens_max: int
+    """The most tokens of one answer: the documented maximum, else the context window, else the section's default."""
+    context_tokens: int | None
+    encoding: str | None
+    """The tiktoken encoding that counts its text exactly; None: count bytes."""
+    source: str
+    source_date: str
+
+    def tier(self, name: str) -> Brackets | None:
+        """The prices of a named service tier, or None if it has none of its own."""
+        return next((brackets for tier, brackets in self.service_tiers if tier == name), None)
+
+    def fee(self, name: str) -> int | None:
+        """Nano-USD per call of a named fee, or None if the model has no such fee."""
+        return next((nano for fee, nano in self.fees if fee == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model in the file: its price, and the prices that are announced for later days, ascending."""
+
+    name: str
+    price: Price
+    changes: tuple[tuple[date, Price], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The models of one provider."""
+
+    name: str
+    rows: Mapping[str, Row]
+    """By lower-case name, aliases included."""
+    prefixes: tuple[str, ...]
+    """What clients put before a model's name and providers ignore (`openai/`, `models/`); lower-case."""
+    fallback: str | None
+    """The section whose models this provider serves too, at the same prices."""
+    default: Row | None
+    """What a model without a row is priced as, if people added that."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceFile:
+    """A whole file, checked."""
+
+    sections: Mapping[str, Section]
+    as_of: str
+    genai_prices: str | None
+    """The version of genai-prices that the file was built from; None for a file written by hand."""
+
+
+PRICE_FIELDS: Final = tuple(field.name for field in fields(Rates))
+"""The classes of token that have prices, as they are called in the price file."""
