@@ -16,9 +16,6 @@ from tokengate.domain import Limit, Period, Scope, Session
 SHARE: Final = 4
 """A grant above a call's need is at most this fraction (1/SHARE) of the headroom: a fair share near the end."""
 
-OUTPUT_MIN_TOKENS: Final = 16
-"""The least answer worth paying for, in tokens: what the last headroom of a budget must buy, or it is exceeded."""
-
 TYPICAL_OUTPUT_COLD_TOKENS: Final = 512
 """What a typical answer is taken to be, in tokens, while a model has too few answers to tell."""
 

@@ -9,6 +9,10 @@ from typing import Final
 
 DEFAULT_TENANT: Final = "default"
 
+NAME_CHARACTERS_MAX: Final = 128
+NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:@+=~-]{0,127}"
+"""What the name of a session, an agent or a tenant may be: it travels into keys, headers, logs and pages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:

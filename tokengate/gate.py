@@ -1,0 +1,334 @@
+"""The gate: whether a call may pass, on what terms, and what it is charged in the end. No HTTP, no Redis.
+
+`admit` quotes a call and holds its price; `assess` turns what is known of the answer into a charge; `settle` posts it,
+in a task of its own that no disconnect can cancel. Between the two the gate keeps the hold's lease alive. Every admitted
+call must be settled, once, however it ends.
+"""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from tokengate.budgets import Policy, TypicalOutput, limits
+from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
+from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, StoreUnavailable, Verdict
+from tokengate.money import format_usd
+from tokengate.prices import Price, PricingError
+from tokengate.pricing import OutputCap, PriceTable, cost, output_cap_for, quote
+from tokengate.providers import Reading, Request
+from tokengate.tokens import Tokenizer
+from tokengate.waiting import Lines
+
+COUNT_EXACTLY_ABOVE_BYTES: Final = 1024
+"""Text up to this size is never counted exactly: its byte bound is as good as a vocabulary of 85 MB in memory."""
+
+SETTLE_RETRY_S: Final = 300
+"""How long a settlement is repeated while the store is away; after that the hold's lease runs out, charged in full."""
+
+_SETTLE_PAUSE_MAX_S: Final = 5.0
+_RENEWALS_A_LEASE: Final = 3
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An admitted call: what is held for it, and what must be known to settle it."""
+
+    hold_id: str
+    session: Session
+    limits: tuple[Limit, ...]
+    request: Request
+    call: Call
+    price: Price
+    quote: Quote
+    grant_nano: int
+    output_cap_tokens: int | None
+    """The cap to write into the request, per answer; None: forward it as it is."""
+    standing: Standing
+    """The tightest limit, with this hold in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a call is charged, and on what ground."""
+
+    ending: Ending
+    cost_nano: int
+    assumed: bool
+    usage: Usage
+
+
+class Gate:
+    """The spine. One per process; start it with `run` beside the server and end it with `drain`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prices: PriceTable,
+        policy: Policy,
+        tokenizer: Tokenizer,
+        *,
+        output_cap: OutputCap,
+        busy_wait_ms: int,
+        waiters_max: int,
+        lease_ms: int,
+        tenant: str,
+    ) -> None:
+        self.prices = prices
+        self._ledger = ledger
+        self._policy = policy
+        self._tokenizer = tokenizer
+        self._output_cap = output_cap
+        self._busy_wait_s = busy_wait_ms / 1000
+        self._lines: Lines[Verdict] = Lines(waiters_max)
+        self._lease_s = lease_ms / 1000
+        self._tenant = tenant
+        self._typical = TypicalOutput()
+        self._held: set[str] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    # --- admission ---
+
+    async def admit(self, request: Request, session: Session, hold_id: str) -> Ticket | Refusal:
+        """Hold the price of a call against every limit on its path, or say why not."""
+        call = request.call
+        lookup = self.prices.lookup(call.model)
+        if lookup.price is None:
+            return _unpriced(call.model)
+        price, path = lookup.price, limits(self._policy, session)
+        countable = price.encoding is not None and call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES
+        try:
+            bounds = self._quote(price, call)
+            ask = _ask(hold_id, session, path, bounds, price.model, exact=not countable)
+            verdict = await self._reserve(ask)
+            if verdict.kind is Kind.TIGHT and price.encoding is not None:
+                call = replace(call, input_tokens_max=await self._tokenizer.count(price.encoding, request.count_input))
+                bounds = self._quote(price, call)
+                ask = _ask(hold_id, session, path, bounds, price.model, exact=True)
+                verdict = await self._reserve(ask)
+            if verdict.kind is Kind.BUSY:
+                verdict = await self._wait(ask, verdict)
+        except PricingError as error:
+            return Refusal(Reason.MODEL_NOT_PRICED, f"{error}", param="model")
+        except LedgerError as error:
+            self._release(hold_id, session, path, price.model)
+            return _store_unavailable(error)
+        except asyncio.CancelledError:
+            self._release(hold_id, session, path, price.model)
+            raise
+        if verdict.kind is not Kind.HELD:
+            return _refusal(verdict, bounds)
+        self._held.add(hold_id)
+        cap = output_cap_for(bounds, verdict.grant_nano) if bounds.cappable else None
+        return Ticket(hold_id, session, path, request, call, price, bounds, verdict.grant_nano, cap, verdict.standing)
+
+    def _quote(self, price: Price, call: Call) -> Quote:
+        return quote(price, call, self._typical.of(price.model), output_cap=self._output_cap)
+
+    async def _reserve(self, ask: Ask) -> Verdict:
+        ahead = self._lines.ahead(limit.scope for limit in ask.limits)
+        if ahead is None or not ask.exact:
+            return await self._ledger.reserve(ask)
+        if self._lines.full:
+            return await self._ledger.reserve(ask)
+        return await self._lines.wait(ahead, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
+
+    async def _wait(self, ask: Ask, verdict: Verdict) -> Verdict:
+        if self._lines.full or self._busy_wait_s == 0:
+            return verdict
+        scope = verdict.standing.scope
+        return await self._lines.wait(scope, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
+
+    # --- settlement ---
+
+    async def assess(self, ticket: Ticket, ending: Ending, reading: Reading | None) -> Charge:
+        """What a call is charged. Waits only where text must be counted."""
+        usage = reading.usage if reading is not None else None
+        if ending is Ending.REJECTED:
+            return Charge(ending, 0, assumed=False, usage=Usage())
+        if ending is Ending.UNKNOWN or reading is None:
+            return Charge(Ending.UNKNOWN, ticket.grant_nano, assumed=True, usage=Usage())
+        if usage is not None:
+            self._observe(ticket, usage, reading)
+            return Charge(ending, self._cost(ticket, usage), assumed=False, usage=usage)
+        if reading.hidden_output:
+            return Charge(ending, ticket.grant_nano, assumed=True, usage=Usage())
+        seen = await self._count_seen(ticket, reading)
+        return Charge(Ending.CUT, self._cost(ticket, seen), assumed=True, usage=seen)
+
+    def settle(self, ticket: Ticket, charge: Charge) -> None:
+        """Post a charge, in the background and until it is known to be posted."""
+        settlement = Settlement(
+            ticket.hold_id,
+            ticket.session,
+            ticket.limits,
+            charge.cost_nano,
+            charge.assumed,
+            charge.ending,
+            ticket.price.model,
+            charge.usage,
+        )
+        self._background(self._post(settlement))
+
+    def _cost(self, ticket: Ticket, usage: Usage) -> int:
+        price = ticket.price
+        if usage.model and usage.model != ticket.call.model:
+            price = self.prices.lookup(usage.model).price or price
+        try:
+            return cost(price, usage, ticket.call.service_tier)
+        except PricingError as error:
+            # It answered with something that was not asked for and has no price; the hold is the best that is known.
+            log.warning("usage without a price", request_id=ticket.hold_id, model=usage.model, error=str(error))
+            return ticket.grant_nano
+
+    def _observe(self, ticket: Ticket, usage: Usage, reading: Reading) -> None:
+        if ticket.call.produces_output and reading.complete:
+            self._typical.observe(ticket.price.model, math.ceil(usage.output_tokens / ticket.call.answers))
+
+    async def _count_seen(self, ticket: Ticket, reading: Reading) -> Usage:
+        """Input and the output that was seen, counted so that it is not too little."""
+        encoding, input_tokens = ticket.price.encoding, ticket.call.input_tokens_max
+        output_tokens = reading.output_bytes_seen
+        if encoding is not None:
+            if ticket.call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES:
+                input_tokens = await self._tokenizer.count(encoding, ticket.request.count_input)
+            if reading.output_seen:
+                beyond = reading.output_bytes_seen - len(reading.output_seen.encode())
+                output_tokens = beyond + await self._tokenizer.count(encoding, lambda count: count(reading.output_seen))
+        return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+
+    async def _post(self, settlement: Settlement) -> None:
+        self._held.discard(settlement.hold_id)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_RETRY_S
+        pause_s = 0.1
+        while True:
+            try:
+                await self._ledger.settle(settlement)
+            except StoreUnavailable as error:
+                if loop.time() + pause_s > until:
+                    log.error(
+                        "a charge could not be posted; its hold will be charged in full when its lease ends",
+                        request_id=settlement.hold_id,
+                        cost_usd=format_usd(settlement.cost_nano),
+                        error=str(error),
+                    )
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _SETTLE_PAUSE_MAX_S)
+            else:
+                self._lines.settled(limit.scope for limit in settlement.limits)
+                return
+
+    def _release(self, hold_id: str, session: Session, path: tuple[Limit, ...], model: str) -> None:
+        """Undo a reservation whose answer nobody heard: it may have been held, and nothing was forwarded."""
+        nothing = Settlement(
+            hold_id, session, path, 0, assumed=False, ending=Ending.REJECTED, model=model, usage=Usage()
+        )
+        self._background(self._post(nothing))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Keep the leases of what is in flight, and charge what others left behind, until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_s / _RENEWALS_A_LEASE)
+            try:
+                await self._renew()
+                await self._ledger.sweep(self._tenant)
+            except LedgerError as error:
+                log.warning("leases could not be renewed", error=str(error), in_flight=len(self._held))
+
+    async def _renew(self) -> None:
+        for hold_id in await self._ledger.renew(self._tenant, list(self._held)):
+            # Charged in full already, after a pause of the store longer than a lease; its settlement corrects that.
+            if hold_id in self._held:
+                self._held.discard(hold_id)
+                log.warning("a hold expired under a call in flight", request_id=hold_id)
+
+    async def drain(self, grace_s: float) -> int:
+        """Wait until everything is settled; gives how many settlements are still not posted after the grace."""
+        if self._settling:
+            await asyncio.wait(set(self._settling), timeout=grace_s)
+        return len(self._settling)
+
+
+def _ask(hold_id: str, session: Session, path: tuple[Limit, ...], bounds: Quote, model: str, *, exact: bool) -> Ask:
+    return Ask(hold_id, session, path, bounds.floor_nano, bounds.need_nano, bounds.want_nano, exact, model)
+
+
+def _is_busy(verdict: Verdict) -> bool:
+    return verdict.kind is Kind.BUSY
+
+
+def _unpriced(model: str) -> Refusal:
+    return Refusal(
+        Reason.MODEL_NOT_PRICED,
+        f"The model {model!r} has no price here, so its cost cannot be bounded. Add it (or a `default`) to the price "
+        "table, data/pricing_tables.json or PRICING_FILE, and reload with SIGHUP.",
+        param="model",
+    )
+
+
+def _store_unavailable(error: LedgerError) -> Refusal:
+    log.error("the store is unavailable; failing closed", error=str(error))
+    return Refusal(
+        Reason.STORE_UNAVAILABLE,
+        "The budget store cannot be reached, so no call can be admitted. Nothing was forwarded or charged.",
+        retry_after_s=2,
+    )
+
+
+def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
+    standing, scope = verdict.standing, verdict.standing.scope
+    whose = "" if scope.kind == "session" else f" of the {scope}"
+    if verdict.kind is Kind.FROZEN:
+        until = f" until {_iso(verdict.frozen_until_ms)}" if verdict.frozen_until_ms is not None else ""
+        return Refusal(
+            Reason.SESSION_FROZEN,
+            f"The {scope} is frozen{until}: {verdict.frozen_reason or 'no reason was given'}",
+            standing=standing,
+            frozen_reason=verdict.frozen_reason,
+            frozen_until_ms=verdict.frozen_until_ms,
+        )
+    if verdict.kind is Kind.INVALID:
+        return Refusal(
+            Reason.BUDGET_INVALID,
+            f"The budget of the {scope} is not an amount of USD in the store: {verdict.invalid!r}. Set it anew.",
+            standing=standing,
+        )
+    if verdict.kind is Kind.FULL:
+        return Refusal(
+            Reason.SESSIONS_FULL,
+            f"The tenant {scope.tenant} has as many sessions as it may have (SESSIONS_MAX); use one that exists.",
+        )
+    remaining, required = format_usd(standing.remaining_nano), format_usd(bounds.need_nano)
+    if verdict.kind is Kind.BUSY:
+        return Refusal(
+            Reason.BUDGET_BUSY,
+            f"The budget{whose} is held by calls in flight. Remaining: ${remaining}, Required: ${required}",
+            retry_after_s=1,
+            standing=standing,
+            required_nano=bounds.need_nano,
+        )
+    return Refusal(
+        Reason.BUDGET_EXCEEDED,
+        f"Budget{whose} exceeded. Remaining: ${remaining}, Required: ${required}",
+        standing=standing,
+        required_nano=bounds.need_nano,
+    )
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
