@@ -203,6 +203,16 @@ async def test_output_caps_are_obeyed(rule: CapRule, caps: dict[str, Any], lengt
         assert answer.json()["choices"][0]["finish_reason"] == "length"
 
 
+async def test_what_is_billed_can_be_fixed_and_overridden_by_a_request() -> None:
+    async with client(SimulateOptions(input_tokens=100, cached_tokens=60, output_tokens=5)) as (sdk, plain):
+        fixed = (await raw(plain)).json()["usage"]
+        overridden = (await raw(plain, "input_tokens:30,output_tokens:6")).json()["usage"]
+        embedded = await sdk.embeddings.create(model="text-embedding-3-small", input="one")
+    assert (fixed["prompt_tokens"], fixed["prompt_tokens_details"]["cached_tokens"]) == (100, 60)
+    assert (overridden["prompt_tokens"], overridden["prompt_tokens_details"]["cached_tokens"]) == (30, 30)
+    assert (fixed["total_tokens"], overridden["completion_tokens"], embedded.usage.prompt_tokens) == (105, 6, 100)
+
+
 async def test_reasoning_is_billed_within_the_cap_and_not_shown() -> None:
     async with client(SimulateOptions(output_tokens=50, reasoning_tokens=30)) as (_, plain):
         usage = (await raw(plain, max_completion_tokens=40)).json()["usage"]

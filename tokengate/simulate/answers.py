@@ -154,7 +154,7 @@ def plan_chat(body: dict[str, Any], options: SimulateOptions, rng: Random, count
     cap = min(_chat_cap(body, options.cap_rule) or options.output_tokens_max, options.output_tokens_max)
     reasoning = min(options.reasoning_tokens, cap)
     answers = _whole(body, "n", ANSWERS_MAX) or 1
-    tokens = _chat_input(body, messages, count)
+    tokens = _chat_input(body, messages, count) if options.input_tokens is None else options.input_tokens
     return Plan(
         **_common(body, "chatcmpl", rng),
         chat=True,
@@ -178,7 +178,7 @@ def plan_text(body: dict[str, Any], options: SimulateOptions, rng: Random, count
         raise Refused("best_of is not compatible with streaming", "best_of")
     cap = min(_whole(body, "max_tokens", None) or TEXT_CAP_DEFAULT, options.output_tokens_max)
     drawn = [[_prose(cap, options, rng) for _ in range(generated)] for _ in prompts]
-    tokens = sum(_input_tokens(prompt, count) for prompt in prompts)
+    tokens = _inputs_tokens(prompts, options, count)
     kept = [answer for of_prompt in drawn for answer in of_prompt[:answers]]
     return Plan(
         **_common(body, "cmpl", rng),
@@ -199,7 +199,7 @@ def enlarge(plan: Plan, megabytes: int, rng: Random) -> Plan:
     return replace(plan, choices=(first, *plan.choices[1:]))
 
 
-def plan_embeddings(body: dict[str, Any], count: Count) -> EmbeddingPlan:
+def plan_embeddings(body: dict[str, Any], options: SimulateOptions, count: Count) -> EmbeddingPlan:
     """Plan the answer to an embeddings request.
 
     Raises:
@@ -215,7 +215,7 @@ def plan_embeddings(body: dict[str, Any], count: Count) -> EmbeddingPlan:
         inputs=tuple(orjson.dumps([model, item]) for item in inputs),
         dimensions=_whole(body, "dimensions", DIMENSIONS_MAX) or _DIMENSIONS.get(model, _DIMENSIONS_DEFAULT),
         base64=encoding == "base64",
-        input_tokens=sum(_input_tokens(item, count) for item in inputs),
+        input_tokens=_inputs_tokens(inputs, options, count),
     )
 
 
@@ -329,5 +329,7 @@ def _inputs(body: dict[str, Any], name: str) -> list[Any]:
     return value
 
 
-def _input_tokens(value: Any, count: Count) -> int:  # noqa: ANN401 - decoded JSON
-    return len(value) if isinstance(value, list) else max(1, count_text(value, count))
+def _inputs_tokens(inputs: list[Any], options: SimulateOptions, count: Count) -> int:
+    if options.input_tokens is not None:
+        return options.input_tokens
+    return sum(len(item) if isinstance(item, list) else max(1, count_text(item, count)) for item in inputs)

@@ -129,7 +129,8 @@ class SimulatedProvider:
                 plan = _PLANNERS[scope["path"]](body, directives.options, self._random, self._count)
                 whole = await self._generate(exchange, plan, directives, entry)
             else:
-                whole = await self._embed(exchange, answers.plan_embeddings(body, self._count), directives, entry)
+                vectors = answers.plan_embeddings(body, directives.options, self._count)
+                whole = await self._embed(exchange, vectors, directives, entry)
             end = "answered" if whole else "cut"
         except Refused as refused:
             end = "refused"

@@ -151,6 +151,8 @@ class SimulateOptions:
     output_tokens_sigma: float = 0.8
     output_tokens_max: int = 4096
     """The longest answer of the model itself, in tokens, whatever the request allows."""
+    input_tokens: int | None = None
+    """What every request is billed as; None: counted."""
     reasoning_tokens: int = 0
     """Tokens that are billed as output before the first visible one, and never shown."""
     cached_tokens: int = 0
@@ -176,6 +178,7 @@ class SimulateOptions:
             "output_tokens_median": (1, TOKENS_MAX),
             "output_tokens_sigma": (0, 5),
             "output_tokens_max": (1, TOKENS_MAX),
+            "input_tokens": (0, TOKENS_MAX),
             "reasoning_tokens": (0, TOKENS_MAX),
             "cached_tokens": (0, TOKENS_MAX),
             "ttft_ms": (0, DELAY_MS_MAX),
@@ -200,6 +203,7 @@ class Directives:
 
 
 _OVERRIDES: Final = {
+    "input_tokens": (0, TOKENS_MAX),
     "output_tokens": (0, TOKENS_MAX),
     "reasoning_tokens": (0, TOKENS_MAX),
     "cached_tokens": (0, TOKENS_MAX),
