@@ -1,8 +1,8 @@
 """The gate: whether a call may pass, on what terms, and what it is charged in the end. No HTTP, no Redis.
 
-`admit` quotes a call and holds its price; `assess` turns what is known of the answer into a charge; `settle` posts it,
-in a task of its own that no disconnect can cancel. Between the two the gate keeps the hold's lease alive. Every admitted
-call must be settled, once, however it ends.
+`admit` quotes a call and holds its price; `assess` turns what is known of the answer into a charge; `settle` posts
+it, in a task of its own that no disconnect can cancel. Between the two the gate keeps the hold's lease alive. Every
+admitted call must be settled, once, however it ends.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tokengate.money import format_usd
 from tokengate.prices import Price, PricingError
 from tokengate.pricing import OutputCap, PriceTable, cost, output_cap_for, quote
 from tokengate.providers import Reading, Request
-from tokengate.tokens import Tokenizer
+from tokengate.tokens import CountError, Tokenizer
 from tokengate.waiting import Lines
 
 COUNT_EXACTLY_ABOVE_BYTES: Final = 1024
@@ -108,7 +108,7 @@ class Gate:
             ask = _ask(hold_id, session, path, bounds, price.model, exact=not countable)
             verdict = await self._reserve(ask)
             if verdict.kind is Kind.TIGHT and price.encoding is not None:
-                call = replace(call, input_tokens_max=await self._tokenizer.count(price.encoding, request.count_input))
+                call = await self._counted(price.encoding, request)
                 bounds = self._quote(price, call)
                 ask = _ask(hold_id, session, path, bounds, price.model, exact=True)
                 verdict = await self._reserve(ask)
@@ -130,6 +130,14 @@ class Gate:
 
     def _quote(self, price: Price, call: Call) -> Quote:
         return quote(price, call, self._typical.of(price.model), output_cap=self._output_cap)
+
+    async def _counted(self, encoding: str, request: Request) -> Call:
+        """The call with its input counted exactly; by its bytes, where too much is being counted already."""
+        try:
+            return replace(request.call, input_tokens_max=await self._tokenizer.count(encoding, request.count_input))
+        except CountError as error:
+            log.warning("priced by its bytes", model=request.call.model, error=str(error))
+            return request.call
 
     async def _reserve(self, ask: Ask) -> Verdict:
         ahead = self._lines.ahead(limit.scope for limit in ask.limits)
@@ -174,7 +182,7 @@ class Gate:
             ticket.price.model,
             charge.usage,
         )
-        self._background(self._post(settlement))
+        self.background(self._post(settlement))
 
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
         price = ticket.price
@@ -193,15 +201,21 @@ class Gate:
 
     async def _count_seen(self, ticket: Ticket, reading: Reading) -> Usage:
         """Input and the output that was seen, counted so that it is not too little."""
-        encoding, input_tokens = ticket.price.encoding, ticket.call.input_tokens_max
+        encoding, call = ticket.price.encoding, ticket.call
         output_tokens = reading.output_bytes_seen
         if encoding is not None:
-            if ticket.call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES:
-                input_tokens = await self._tokenizer.count(encoding, ticket.request.count_input)
+            if call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES:
+                call = await self._counted(encoding, ticket.request)
             if reading.output_seen:
-                beyond = reading.output_bytes_seen - len(reading.output_seen.encode())
-                output_tokens = beyond + await self._tokenizer.count(encoding, lambda count: count(reading.output_seen))
-        return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+                output_tokens -= len(reading.output_seen.encode())
+                output_tokens += await self._count_text(encoding, reading.output_seen)
+        return Usage(input_tokens=call.input_tokens_max, output_tokens=output_tokens)
+
+    async def _count_text(self, encoding: str, text: str) -> int:
+        try:
+            return await self._tokenizer.count(encoding, lambda count: count(text))
+        except CountError:
+            return len(text.encode())
 
     async def _post(self, settlement: Settlement) -> None:
         self._held.discard(settlement.hold_id)
@@ -213,7 +227,7 @@ class Gate:
                 await self._ledger.settle(settlement)
             except StoreUnavailable as error:
                 if loop.time() + pause_s > until:
-                    log.error(
+                    log.critical(
                         "a charge could not be posted; its hold will be charged in full when its lease ends",
                         request_id=settlement.hold_id,
                         cost_usd=format_usd(settlement.cost_nano),
@@ -231,9 +245,10 @@ class Gate:
         nothing = Settlement(
             hold_id, session, path, 0, assumed=False, ending=Ending.REJECTED, model=model, usage=Usage()
         )
-        self._background(self._post(nothing))
+        self.background(self._post(nothing))
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what must be done whatever becomes of the request: `drain` waits for it, no disconnect cancels it."""
         task = asyncio.get_running_loop().create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)

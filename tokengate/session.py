@@ -55,8 +55,8 @@ class Identity:
             return Session(name, self.tenant, self.agent)
         return Refusal(
             Reason.SESSION_INVALID,
-            f"The session id in {where} is not valid: use 1 to {NAME_CHARACTERS_MAX} letters, digits or . _ : @ + = ~ -, "
-            "beginning with a letter or a digit.",
+            f"The session id in {where} is not valid: use 1 to {NAME_CHARACTERS_MAX} letters, digits or "
+            ". _ : @ + = ~ - and begin with a letter or a digit.",
             param="X-Session-ID",
         )
 

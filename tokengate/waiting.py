@@ -50,7 +50,8 @@ class Lines(Generic[T]):
     ) -> T:
         """Stand in a scope's line, and try whenever it is worth it, until `again` says no or `wait_s` is over.
 
-        The last attempt's answer is given, and there is at least one. The caller has asked whether the lines are `full`.
+        The last attempt's answer is given, and there is at least one. The caller has asked whether the lines are
+        `full`.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s

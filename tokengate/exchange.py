@@ -1,0 +1,168 @@
+"""One admitted call's way to the provider and back: its bytes pass, a meter reads them, and its ending is found out.
+
+Whatever happens - an error, a timeout, a caller who leaves, a shutdown - an exchange ends with exactly one settlement.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from tokengate.domain import Ending, Reason, Refusal
+from tokengate.gate import Charge, Gate, Ticket
+from tokengate.inbound import HOP_BY_HOP, Send
+from tokengate.money import format_usd
+from tokengate.providers import Dialect, Meter, Reading
+from tokengate.upstream import ConnectFailed, Response, Transport, UpstreamError, UpstreamTimeout
+
+UNARY_GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""An answer up to this size is gathered before it goes on, so that its cost can stand in its headers."""
+
+_EVENT_STREAM: Final = "text/event-stream"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an exchange has come; what the log line and the settlement are made from, whatever cut it short."""
+
+    status: int = 0
+    started: bool = False
+    """The head of the answer has gone to the caller: a failure can no longer be a status."""
+    streaming: bool = False
+    meter: Meter | None = None
+    error: str | None = None
+    reason: Reason | None = None
+    refusal: Refusal | None = None
+    ending: Ending = Ending.UNKNOWN
+    charge: Charge | None = None
+    first_byte_ns: int | None = None
+
+    def reading(self) -> Reading | None:
+        return self.meter.reading() if self.meter is not None else None
+
+
+class Exchange:
+    """See the module. `run` once."""
+
+    __slots__ = ("_dialect", "_gate", "_send", "_ticket", "_transport", "progress")
+
+    def __init__(self, gate: Gate, transport: Transport, dialect: Dialect, ticket: Ticket, send: Send) -> None:
+        self._gate = gate
+        self._transport = transport
+        self._dialect = dialect
+        self._ticket = ticket
+        self._send = send
+        self.progress = Progress()
+
+    async def run(self, url: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Forward, pass the answer on, and find out how it ended. `progress.refusal` is left for the caller to send."""
+        progress = self.progress
+        response: Response | None = None
+        try:
+            response = await self._transport.send("POST", url, headers, body)
+            progress.first_byte_ns = time.perf_counter_ns()
+            await self._pass(response)
+        except UpstreamError as error:
+            await self._failed(error)
+        except asyncio.CancelledError:
+            progress.error = progress.error or "the caller left before the answer's end"
+            progress.ending = self._ending_when_cut()
+            raise
+        finally:
+            if response is not None:
+                await response.aclose()
+
+    async def _pass(self, response: Response) -> None:
+        progress = self.progress
+        progress.status = response.status
+        head, content_type = _answer_head(response, self._ticket)
+        progress.meter = meter = self._ticket.request.meter(response.status, content_type)
+        if content_type.startswith(_EVENT_STREAM):
+            progress.streaming = True
+            await self._start(head)
+            await self._pass_on(response, meter)
+        else:
+            await self._pass_gathered(response, meter, head)
+        progress.ending = Ending.REJECTED if response.status >= 300 else Ending.COMPLETE
+
+    async def _pass_gathered(self, response: Response, meter: Meter, head: list[tuple[bytes, bytes]]) -> None:
+        gathered: list[bytes] = []
+        size = 0
+        while (chunk := await response.read()) is not None:
+            gathered.append(meter.feed(chunk))
+            size += len(chunk)
+            if size > UNARY_GATHERED_BYTES_MAX:
+                await self._start(head)
+                await self._send({"type": "http.response.body", "body": b"".join(gathered), "more_body": True})
+                await self._pass_on(response, meter)
+                return
+        gathered.append(meter.finish())
+        body = b"".join(gathered)
+        ending = Ending.REJECTED if response.status >= 300 else Ending.COMPLETE
+        self.progress.charge = charge = await self._gate.assess(self._ticket, ending, meter.reading())
+        head = [pair for pair in head if pair[0] != b"content-length"]
+        head.append((b"content-length", b"%d" % len(body)))
+        head.append((b"x-tokengate-cost-usd", format_usd(charge.cost_nano).encode()))
+        left = self._ticket.standing.remaining_nano + self._ticket.grant_nano - charge.cost_nano
+        head.append((b"x-tokengate-remaining-usd", format_usd(max(0, left)).encode()))
+        await self._start(head)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _pass_on(self, response: Response, meter: Meter) -> None:
+        send = self._send
+        while (chunk := await response.read()) is not None:
+            out = meter.feed(chunk)
+            if out:
+                await send({"type": "http.response.body", "body": out, "more_body": True})
+        await send({"type": "http.response.body", "body": meter.finish()})
+
+    async def _start(self, head: list[tuple[bytes, bytes]]) -> None:
+        self.progress.started = True
+        await self._send({"type": "http.response.start", "status": self.progress.status, "headers": head})
+
+    async def _failed(self, error: UpstreamError) -> None:
+        progress = self.progress
+        progress.error = str(error)
+        progress.ending = Ending.REJECTED if isinstance(error, ConnectFailed) else self._ending_when_cut()
+        progress.reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
+        refusal = Refusal(progress.reason, f"The provider could not be asked or did not finish its answer: {error}")
+        if not progress.started:
+            progress.refusal = refusal
+        elif progress.streaming:
+            # The stream ends in words that the SDKs raise on, not in a closed socket that they cannot read.
+            rest = progress.meter.finish() if progress.meter is not None else b""
+            event = self._dialect.error_event(refusal, self._ticket.hold_id)
+            await self._send({"type": "http.response.body", "body": rest + b"\n\n" * bool(rest) + event})
+
+    def _ending_when_cut(self) -> Ending:
+        reading = self.progress.reading()
+        if reading is None or not self.progress.streaming:
+            # A provider generates a unary answer before it sends it: what it did is not known.
+            return Ending.COMPLETE if reading is not None and reading.complete else Ending.UNKNOWN
+        # SDKs hang up at the terminal event without reading the rest: that is no cut.
+        return Ending.COMPLETE if reading.complete else Ending.CUT
+
+    async def settle(self) -> Charge:
+        """Find the charge and post it: in the background, whatever happens to the caller."""
+        progress = self.progress
+        if progress.charge is None:
+            progress.charge = await self._gate.assess(self._ticket, progress.ending, progress.reading())
+        self._gate.settle(self._ticket, progress.charge)
+        return progress.charge
+
+
+def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, bytes]], str]:
+    """The provider's headers without hop-by-hop ones and with ours, and the content type."""
+    content_type = ""
+    head: list[tuple[bytes, bytes]] = []
+    for name, value in response.headers:
+        if name in HOP_BY_HOP:
+            continue
+        if name == b"content-type":
+            content_type = value.decode("latin-1").lower()
+        head.append((name, value))
+    head.append((b"x-tokengate-request-id", ticket.hold_id.encode()))
+    if content_type.startswith(_EVENT_STREAM):
+        head.append((b"x-tokengate-held-usd", format_usd(ticket.grant_nano).encode()))
+        head.append((b"x-tokengate-remaining-usd", format_usd(ticket.standing.remaining_nano).encode()))
+    return head, content_type

@@ -1,0 +1,157 @@
+"""What an ASGI request brings: its body within bounds, and the headers that may go on to a provider.
+
+Hop-by-hop headers end here (RFC 9110, 7.6.1), and so do those that name the caller's session, the way it came or its
+trace: they are nobody's business at the provider. The encoding asked for is identity, because a compressed answer
+cannot be metered while it passes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from tokengate.domain import Reason, Refusal
+
+ASGIScope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[ASGIScope, Receive, Send], Awaitable[None]]
+
+BODY_READ_TIMEOUT_S: Final = 60
+"""How long a caller may take to send its body."""
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_STAYS_HOME: Final = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"accept-encoding",
+    b"x-session-id",
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+    b"via",
+    b"traceparent",
+    b"tracestate",
+    b"baggage",
+    b"cookie",
+}
+
+
+class ClientGone(Exception):
+    """The caller closed its connection before it had sent its request."""
+
+
+class Inbound:
+    """The head of one request, read once."""
+
+    __slots__ = (
+        "authorization",
+        "content_length",
+        "forwarded",
+        "method",
+        "path",
+        "query",
+        "raw_path",
+        "session",
+        "size",
+    )
+
+    def __init__(self, scope: ASGIScope) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
+        self.query: bytes = scope["query_string"]
+        self.session: bytes | None = None
+        self.authorization: str | None = None
+        self.content_length: int | None = None
+        self.forwarded: list[tuple[str, str]] = []
+        """What goes on to the provider, but for the authorization."""
+        self.size = 0
+        connection: bytes | None = None
+        for name, value in scope["headers"]:
+            self.size += len(name) + len(value)
+            if name not in _STAYS_HOME:
+                if name == b"authorization":
+                    self.authorization = value.decode("latin-1")
+                else:
+                    self.forwarded.append((name.decode("latin-1"), value.decode("latin-1")))
+            elif name == b"x-session-id":
+                # Two different ids in one request are refused, as an id that no name can be.
+                self.session = value if self.session in (None, value) else b""
+            elif name == b"content-length":
+                self.content_length = int(value) if value.isdigit() else None
+            elif name == b"connection":
+                connection = value
+        if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+            self._drop_named(connection)
+        self.forwarded.append(("accept-encoding", "identity"))
+
+    def _drop_named(self, connection: bytes) -> None:
+        named = {name.strip().lower() for name in connection.decode("latin-1").split(",")}
+        self.forwarded = [(name, value) for name, value in self.forwarded if name not in named]
+
+    def headers(self, provider_key: str | None) -> list[tuple[str, str]]:
+        """The headers for the provider: with its key if we have one, else with the caller's own authorization."""
+        authorization = f"Bearer {provider_key}" if provider_key is not None else self.authorization
+        if authorization is not None:
+            return [*self.forwarded, ("authorization", authorization)]
+        return self.forwarded
+
+
+async def read_body(inbound: Inbound, receive: Receive, bytes_max: int) -> bytes | Refusal:
+    """The whole body, or a refusal if it is larger than `bytes_max` or too slow.
+
+    Raises:
+        ClientGone: the caller left.
+    """
+    if inbound.content_length is not None and inbound.content_length > bytes_max:
+        return _too_large(bytes_max)
+    try:
+        async with asyncio.timeout(BODY_READ_TIMEOUT_S):
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                body: bytes = message.get("body", b"")
+                return body if len(body) <= bytes_max else _too_large(bytes_max)
+            return await _read_pieces(message, receive, bytes_max)
+    except TimeoutError:
+        return Refusal(
+            Reason.BODY_INVALID, f"The body did not arrive within {BODY_READ_TIMEOUT_S} s; nothing was forwarded."
+        )
+
+
+async def _read_pieces(message: Message, receive: Receive, bytes_max: int) -> bytes | Refusal:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] != "http.request":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > bytes_max:
+            return _too_large(bytes_max)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+        message = await receive()
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    return Refusal(
+        Reason.BODY_TOO_LARGE, f"The body is larger than this gate takes: {bytes_max} bytes (BODY_BYTES_MAX)."
+    )

@@ -1,0 +1,352 @@
+"""The data plane: a raw ASGI application that takes `/v1...` requests to the gate, and through it to the provider.
+
+The way of a request can be read here from top to bottom: match the endpoint, read the body, identify the session,
+parse the call, let the gate admit it, exchange it with the provider, settle, record. A refusal at any step is an
+answer in the caller's dialect. While a call is admitted and exchanged, a watch on the caller's connection stops it
+when the caller leaves.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
+from tokengate.exchange import Exchange, Progress
+from tokengate.gate import Gate, Ticket
+from tokengate.inbound import HOP_BY_HOP, ASGIScope, ClientGone, Inbound, Receive, Send, read_body
+from tokengate.providers import STATUS, Dialect, Endpoint, RequestError, Router, UnpricedFeature
+from tokengate.session import Identity, without_session
+from tokengate.telemetry import Telemetry
+from tokengate.upstream import Transport, UpstreamError, UpstreamTimeout
+
+CLIENT_CLOSED: Final = 499
+"""The status that is logged when the caller left before it had an answer (nginx's convention)."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one request may take."""
+
+    body_bytes_max: int
+    header_bytes_max: int
+    concurrency_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a provider is, and the key that replaces the caller's own (None: the caller's is forwarded)."""
+
+    base_url: str
+    """Without a trailing slash; takes the place of `/v1`."""
+    key: str | None
+    transport: Transport
+
+
+class Proxy:
+    """See the module. Collaborators come through the constructor; `aclose` is theirs, not ours."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        dialect: Dialect,
+        gate: Gate,
+        identity: Identity,
+        upstream: Upstream,
+        telemetry: Telemetry,
+        bounds: Bounds,
+    ) -> None:
+        self.router = router
+        self.dialect = dialect
+        self.gate = gate
+        self.identity = identity
+        self.upstream = upstream
+        self.telemetry = telemetry
+        self.bounds = bounds
+        self._process = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+        self._in_flight = 0
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        visit = Visit(self, scope, receive, send, f"tg-{self._process}-{next(self._numbers):x}")
+        if self._in_flight >= self.bounds.concurrency_max:
+            await visit.refuse(
+                Refusal(
+                    Reason.CONCURRENCY_EXCEEDED,
+                    f"This gate serves {self.bounds.concurrency_max} requests at a time (CONCURRENCY_MAX).",
+                    retry_after_s=1,
+                )
+            )
+            return
+        self._in_flight += 1
+        try:
+            await visit.serve()
+        finally:
+            self._in_flight -= 1
+
+
+class Visit:
+    """One request, from its head to its log line."""
+
+    __slots__ = (
+        "dialect",
+        "dispatched_ns",
+        "endpoint",
+        "gone",
+        "inbound",
+        "model",
+        "proxy",
+        "receive",
+        "request_id",
+        "send",
+        "session",
+        "started_ms",
+        "started_ns",
+        "stream",
+        "task",
+    )
+
+    def __init__(self, proxy: Proxy, scope: ASGIScope, receive: Receive, send: Send, request_id: str) -> None:
+        self.proxy = proxy
+        self.receive = receive
+        self.send = send
+        self.request_id = request_id
+        self.started_ms = time.time_ns() // 1_000_000
+        self.started_ns = time.perf_counter_ns()
+        self.dispatched_ns = 0
+        self.inbound = Inbound(scope)
+        self.dialect = proxy.dialect
+        self.endpoint = ""
+        self.model = ""
+        self.stream = False
+        self.session: Session | None = None
+        self.task: asyncio.Task[object] | None = None
+        self.gone = False
+        """The caller has closed its connection."""
+
+    async def serve(self) -> None:
+        proxy, inbound = self.proxy, self.inbound
+        if inbound.size > proxy.bounds.header_bytes_max:
+            return await self.refuse(
+                Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
+            )
+        route = proxy.router.match(inbound.method, inbound.path)
+        if route is None or not _plain(inbound.path):
+            return await self.refuse(_no_route(proxy.router, inbound))
+        self.dialect, self.endpoint = route.dialect, route.name
+        try:
+            if route.endpoint is None:
+                await self._pass_free()
+            else:
+                await self._serve_metered(route.endpoint)
+        except ClientGone:
+            self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
+        except Exception:
+            log.exception("a request failed within the gate", request_id=self.request_id)
+            raise
+        return None
+
+    # --- metered endpoints ---
+
+    async def _serve_metered(self, endpoint: Endpoint) -> None:
+        proxy = self.proxy
+        body = await read_body(self.inbound, self.receive, proxy.bounds.body_bytes_max)
+        if isinstance(body, Refusal):
+            return await self.refuse(body)
+        session = proxy.identity.identify(self.inbound.session, self.inbound.query)
+        if isinstance(session, Refusal):
+            return await self.refuse(session)
+        self.session = session
+        try:
+            request = endpoint.parse(body)
+        except RequestError as error:
+            return await self.refuse(_bad_request(error))
+        self.model, self.stream = request.call.model, request.call.stream
+        watch = self._watch()
+        try:
+            admitted = await proxy.gate.admit(request, session, self.request_id)
+            if isinstance(admitted, Refusal):
+                return await self.refuse(admitted)
+            await self._exchange(admitted)
+        except asyncio.CancelledError:
+            if not self.gone:
+                raise
+            # The cancellation was our own watch's; whoever waits for this task must not see it.
+            _task().uncancel()
+        finally:
+            watch.cancel()
+        return None
+
+    async def _exchange(self, ticket: Ticket) -> None:
+        proxy = self.proxy
+        exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
+        url, headers = self._target()
+        body = ticket.request.body(ticket.output_cap_tokens)
+        self.dispatched_ns = time.perf_counter_ns()
+        try:
+            await exchange.run(url, headers, body)
+            if exchange.progress.refusal is not None:
+                await self._answer(exchange.progress.refusal)
+        finally:
+            # In a task of its own: neither a caller who left nor a shutdown may cancel what must be settled.
+            proxy.gate.background(self._finish(exchange, ticket))
+
+    async def _finish(self, exchange: Exchange, ticket: Ticket) -> None:
+        charge = await exchange.settle()
+        progress = exchange.progress
+        self._record(
+            progress.status or (STATUS[progress.reason] if progress.reason else CLIENT_CLOSED),
+            ticket=ticket,
+            progress=progress,
+            error=progress.error,
+            reason=progress.reason,
+            actual_nano=charge.cost_nano,
+            assumed=charge.assumed,
+            ending=charge.ending,
+            usage=charge.usage,
+        )
+
+    def _target(self) -> tuple[str, list[tuple[str, str]]]:
+        upstream = self.proxy.upstream
+        url = upstream.base_url + self.inbound.raw_path.decode("ascii", errors="replace").removeprefix("/v1")
+        query = without_session(self.inbound.query)
+        if query:
+            url = f"{url}?{query.decode('latin-1')}"
+        return url, self.inbound.headers(upstream.key)
+
+    # --- free endpoints ---
+
+    async def _pass_free(self) -> None:
+        url, headers = self._target()
+        self.dispatched_ns = time.perf_counter_ns()
+        try:
+            response = await self.proxy.upstream.transport.send(self.inbound.method, url, headers, b"")
+        except UpstreamError as error:
+            reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
+            return await self.refuse(Refusal(reason, f"The provider could not be asked: {error}"), decision="allowed")
+        try:
+            head = [(name, value) for name, value in response.headers if name not in HOP_BY_HOP]
+            head.append((b"x-tokengate-request-id", self.request_id.encode()))
+            await self.send({"type": "http.response.start", "status": response.status, "headers": head})
+            while (chunk := await response.read()) is not None:
+                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self.send({"type": "http.response.body", "body": b""})
+            self._record(response.status)
+        except UpstreamError as error:
+            # The head has gone out with its length: ending short of it is how HTTP says that an answer broke off.
+            self._record(response.status, error=str(error))
+        finally:
+            await response.aclose()
+        return None
+
+    # --- endings ---
+
+    async def refuse(self, refusal: Refusal, decision: str = "blocked") -> None:
+        """Answer with a refusal, and record it."""
+        await self._answer(refusal)
+        self._record(STATUS[refusal.reason], reason=refusal.reason, error=refusal.message, decision=decision)
+
+    async def _answer(self, refusal: Refusal) -> None:
+        body = self.dialect.error(refusal, self.request_id)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-tokengate-request-id", self.request_id.encode()),
+            (b"x-tokengate-reason", refusal.reason.value.encode()),
+        ]
+        if refusal.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
+        elif refusal.reason not in (Reason.UPSTREAM_UNREACHABLE, Reason.UPSTREAM_TIMEOUT):
+            # The SDKs of OpenAI and Anthropic retry a 429 twice, unless they are told that it is pointless.
+            headers.append((b"x-should-retry", b"false"))
+        if refusal.standing is not None:
+            headers.append((b"x-tokengate-scope", refusal.standing.scope.kind.encode()))
+        await self.send({"type": "http.response.start", "status": STATUS[refusal.reason], "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def _watch(self) -> "asyncio.Task[None]":
+        """Stop this task when the caller's connection closes."""
+        self.task = _task()
+        return asyncio.get_running_loop().create_task(self._watch_caller())
+
+    async def _watch_caller(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def _record(
+        self,
+        status: int,
+        *,
+        decision: str = "allowed",
+        ticket: Ticket | None = None,
+        progress: Progress | None = None,
+        error: str | None = None,
+        reason: Reason | None = None,
+        actual_nano: int | None = None,
+        assumed: bool = False,
+        ending: Ending | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        now_ns = time.perf_counter_ns()
+        first_byte_ns = progress.first_byte_ns if progress is not None else None
+        self.proxy.telemetry.record(
+            Outcome(
+                request_id=self.request_id,
+                endpoint=self.endpoint or self.inbound.path,
+                session=self.session,
+                model=self.model,
+                stream=self.stream,
+                status=status,
+                decision=decision,
+                reason=reason,
+                error=error,
+                ending=ending,
+                estimated_nano=ticket.quote.want_nano if ticket else None,
+                held_nano=ticket.grant_nano if ticket else None,
+                actual_nano=actual_nano,
+                assumed=assumed,
+                usage=usage or Usage(),
+                started_ms=self.started_ms,
+                duration_us=(now_ns - self.started_ns) // 1000,
+                overhead_us=((self.dispatched_ns or now_ns) - self.started_ns) // 1000,
+                first_byte_us=(first_byte_ns - self.started_ns) // 1000 if first_byte_ns else None,
+            )
+        )
+
+
+def _task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a request is served within a task")
+    return task
+
+
+def _plain(path: str) -> bool:
+    """Whether a path means what it says: no dot segments, which would leave the endpoint that it was matched as."""
+    return "/." not in path and "//" not in path and "\\" not in path
+
+
+def _no_route(router: Router, inbound: Inbound) -> Refusal:
+    methods = router.methods(inbound.path)
+    if methods:
+        return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
+    return Refusal(
+        Reason.ENDPOINT_NOT_METERED,
+        f"{inbound.method} {inbound.path[:200]} is not metered by this gate, so it is not forwarded.",
+    )
+
+
+def _bad_request(error: RequestError) -> Refusal:
+    reason = Reason.MODEL_NOT_PRICED if isinstance(error, UnpricedFeature) else Reason.BODY_INVALID
+    return Refusal(reason, error.message, param=error.param)
