@@ -31,3 +31,21 @@ def encoding_file(name: str) -> Path:
         FileNotFoundError: no such vocabulary was shipped.
     """
     return data_file(f"encodings/{name}.tiktoken.gz")
+
+
+def pricing_file() -> Path:
+    """The shipped price table.
+
+    Raises:
+        FileNotFoundError: it was not shipped.
+    """
+    return data_file("pricing_tables.json")
+
+
+def pricing_overlay_file() -> Path:
+    """The curated facts that `tokengate pricing sync` merges into what genai-prices knows.
+
+    Raises:
+        FileNotFoundError: it was not shipped.
+    """
+    return data_file("pricing_overlay.json")

@@ -1,0 +1,1 @@
+"""The commands: thin skins over what the rest of TokenGate can do."""
