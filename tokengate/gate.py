@@ -274,6 +274,7 @@ class Gate:
 
     async def drain(self, grace_s: float) -> int:
         """Wait until everything is settled; gives how many settlements are still not posted after the grace."""
+        await asyncio.sleep(0)  # requests that were cancelled just now have yet to say how they ended
         if self._settling:
             await asyncio.wait(set(self._settling), timeout=grace_s)
         return len(self._settling)

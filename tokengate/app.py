@@ -1,0 +1,150 @@
+"""The composition root: from settings to a running gate. The only place that builds clients, besides the CLI.
+
+Two ASGI applications, one dispatch: `/v1...` goes to the raw data plane, everything else to the small endpoints, so that
+nothing of the control plane can ever stand in a call's way.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from tokengate.budgets import Policy
+from tokengate.domain import Reason
+from tokengate.gate import Gate
+from tokengate.inbound import ASGIScope, Receive, Send
+from tokengate.ledger.link import Link
+from tokengate.ledger.redis import RedisLedger
+from tokengate.pricing import PriceTable
+from tokengate.providers import Router, openai
+from tokengate.proxy import Bounds, Proxy, Upstream
+from tokengate.resources import pricing_file
+from tokengate.session import Identity
+from tokengate.settings import Settings
+from tokengate.status import Status
+from tokengate.store import Store, open_store
+from tokengate.telemetry import Telemetry, write_stdout
+from tokengate.tokens import Tokenizer
+from tokengate.upstream import PyreqwestTransport
+
+log = structlog.get_logger()
+
+
+class App:
+    """The dispatch."""
+
+    def __init__(self, proxy: Proxy, status: Status) -> None:
+        self.proxy = proxy
+        self.status = status
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Serve one request; websockets are refused by closing them before they open."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path in Status.PATHS:
+                await self.status(scope, receive, send)
+            else:
+                await self.proxy(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": Reason.ENDPOINT_NOT_METERED.value})
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The budgets that the settings give where nobody has set another."""
+    return Policy(
+        session_cap_nano=settings.default_budget,
+        session_period=settings.default_budget_period,
+        agent_cap_nano=settings.agent_budget,
+        agent_period=settings.agent_budget_period,
+        tenant_cap_nano=settings.tenant_budget,
+        tenant_period=settings.tenant_budget_period,
+        timezone=settings.budget_timezone,
+    )
+
+
+def load_prices(path: Path | None) -> PriceTable:
+    """Read the price table: the one named, else the one shipped.
+
+    Raises:
+        OSError: it cannot be read.
+        PriceTableError: it cannot be used.
+    """
+    return PriceTable.parse((path or pricing_file()).read_bytes())
+
+
+@asynccontextmanager
+async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIterator[RedisLedger]:
+    """The ledger of the settings' tenant, on an open store."""
+    key = f"tokengate:{{{settings.tenant}}}:"
+    link = Link(lambda: store.connect(key), settings.store_timeout_ms)
+    ledger = RedisLedger(
+        link,
+        owner=owner,
+        lease_ms=settings.hold_lease_s * 1000,
+        sessions_max=settings.sessions_max,
+        retry_ms=settings.store_timeout_ms,
+    )
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+@asynccontextmanager
+async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[App]:
+    """Everything that serves, opened; on leaving, what is in flight is settled and everything is closed."""
+    prices = load_prices(settings.pricing_file)
+    policy = policy_of(settings)
+    identity = Identity(
+        settings.tenant, settings.agent, settings.session_id, settings.default_session, settings.strict_mode
+    )
+    telemetry = Telemetry(write_stdout, logging.getLevelNamesMapping()[settings.log_level])
+    async with contextlib.AsyncExitStack() as stack:
+        store = await open_store(settings)
+        stack.push_async_callback(store.aclose)
+        ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
+        transport = PyreqwestTransport(
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            read_timeout_s=settings.upstream_read_timeout_s,
+            connections_max=settings.upstream_connections_max,
+            ca_pem=settings.upstream_ca_file.read_bytes() if settings.upstream_ca_file else None,
+        )
+        stack.push_async_callback(transport.aclose)
+        stack.callback(telemetry.flush)
+        gate = Gate(
+            ledger,
+            prices,
+            policy,
+            Tokenizer(),
+            output_cap=settings.output_cap,
+            busy_wait_ms=settings.busy_wait_ms,
+            waiters_max=settings.waiters_max,
+            lease_ms=settings.hold_lease_s * 1000,
+            tenant=settings.tenant,
+        )
+        key = settings.openai_api_key
+        proxy = Proxy(
+            router=Router(openai.ROUTES),
+            dialect=openai.dialect,
+            gate=gate,
+            identity=identity,
+            upstream=Upstream(settings.openai_base_url, key.get_secret_value() if key else None, transport),
+            telemetry=telemetry,
+            bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
+        )
+        status = Status(
+            ledger=ledger, ping=ledger.ping, policy=policy, identity=identity, dialect=openai.dialect, role=role
+        )
+        keeping = asyncio.create_task(gate.run())
+        try:
+            yield App(proxy, status)
+        finally:
+            keeping.cancel()
+            left = await gate.drain(settings.shutdown_grace_s)
+            if left:
+                log.error("stopped with charges not posted; their holds will be charged in full", charges=left)

@@ -1,0 +1,157 @@
+"""The server: uvicorn on uvloop and httptools around the application, with bounds, signals and a graceful stop.
+
+SIGTERM and SIGINT stop accepting, let what is in flight finish for `SHUTDOWN_GRACE_S`, settle, and end; a second one does
+not wait. SIGHUP reads the price table anew: a table that cannot be used is reported and the old one stays.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tokengate import __version__
+from tokengate.app import App, load_prices, open_app
+from tokengate.pricing import PriceTableError
+from tokengate.settings import Settings
+from tokengate.telemetry import configure_logging
+
+KEEP_ALIVE_S: Final = 75
+"""How long a caller's idle connection is kept: longer than the pools of the SDKs, so that they close it, not we."""
+
+BACKLOG_MAX: Final = 2048
+
+HEAD_BYTES_MAX: Final = 1024 * 1024
+"""A request's head beyond this is not even kept until it can be refused: its connection is closed."""
+
+log = structlog.get_logger()
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with a bound on the head of a request, which httptools does not have."""
+
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            # httptools wraps it, and uvicorn answers 400 and closes.
+            raise ValueError("the head of the request is too large")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with signals left to the event loop: uvicorn's own handling ends the process before we have settled."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do not touch the process's signal handlers."""
+        yield
+
+    def stop(self) -> None:
+        """Begin a graceful stop; called again, do not wait any longer."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(settings: Settings, role: str) -> None:
+    """Run the gate until it is told to stop.
+
+    Raises:
+        StoreError: the store's settings cannot work.
+        PriceTableError: the price table cannot be used.
+        OSError: a file cannot be read, or the address cannot be bound.
+    """
+    configure_logging(logging.getLevelNamesMapping()[settings.log_level])
+    import uvloop  # noqa: PLC0415 - after the settings are known to be good
+
+    uvloop.run(_serve(settings, role))
+
+
+async def _serve(settings: Settings, role: str) -> None:
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    listener = _listen(settings.host, settings.port)
+    async with open_app(settings, role, owner) as app:
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]  # uvicorn spells out each ASGI message as a type of its own
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+        )
+        server = Server(config)
+        _handle_signals(server, app, settings)
+        log.info(
+            "serving",
+            url=f"http://{settings.host}:{settings.port}/v1",
+            version=__version__,
+            role=role,
+            provider=settings.openai_base_url,
+            provider_key="ours" if settings.openai_api_key else "the caller's",
+            pid=os.getpid(),
+        )
+        await server.serve(sockets=[listener])
+    log.info("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.listen(BACKLOG_MAX)
+    listener.setblocking(False)
+    return listener
+
+
+def _handle_signals(server: Server, app: App, settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        app.status.draining = True
+        server.stop()
+
+    def reload() -> None:
+        try:
+            app.proxy.gate.prices = load_prices(settings.pricing_file)
+        except (OSError, PriceTableError) as error:
+            log.error("the price table was not reloaded; the old one stays", error=str(error))
+        else:
+            log.info("the price table was reloaded")
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
