@@ -155,7 +155,8 @@ class PriceTable:
         for place in (known, self.sections[known.fallback] if known.fallback is not None else None):
             row = _find(place, model.lower()) if place is not None else None
             if row is not None:
-                return (LookupStatus.EXACT if row.name == model else LookupStatus.RESOLVED), row
+                is_own = place is known and row.name == model
+                return (LookupStatus.EXACT if is_own else LookupStatus.RESOLVED), row
         return (LookupStatus.UNPRICED if known.default is None else LookupStatus.DEFAULT), known.default
 
 
@@ -345,11 +346,14 @@ def quote(
     typical = min(max(typical_output_tokens, output_min_tokens), most) if cappable else most
     least = min(output_min_tokens, most) if cappable else most
     per_token = output_price * call.answers
+    # An output cap is bought with what a grant leaves above the rounded price of the input, so the lower bounds round
+    # input and output apart: a grant of `floor_nano` always buys `output_min_tokens`.
+    input_nano, want_nano = cost_nano(input_priced), cost_nano(input_priced + per_token * most)
     return Quote(
-        floor_nano=cost_nano(input_priced + per_token * least),
-        need_nano=cost_nano(input_priced + per_token * typical),
-        want_nano=cost_nano(input_priced + per_token * most),
-        input_nano=cost_nano(input_priced),
+        floor_nano=min(input_nano + cost_nano(per_token * least), want_nano),
+        need_nano=min(input_nano + cost_nano(per_token * typical), want_nano),
+        want_nano=want_nano,
+        input_nano=input_nano,
         output_token_price=per_token,
         output_tokens_max=most,
         cappable=cappable,
