@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Final
 
 from tokengate.money import price_nano
@@ -283,9 +283,13 @@ class _Reader:
             self.fault(path, f"must be a number above 0 and at most {MULTIPLIER_MAX}, is {_kind(multiplier)}")
             return brackets
 
+        factor = Decimal(multiplier)
+
         def scaled(rates: Rates) -> Rates:
             priced = {name: nano for name in PRICE_FIELDS if (nano := getattr(rates, name)) is not None}
-            return Rates(**{name: -int(-nano * Decimal(multiplier) // 1) for name, nano in priced.items()})
+            return Rates(
+                **{name: int((nano * factor).to_integral_value(ROUND_CEILING)) for name, nano in priced.items()}
+            )
 
         return tuple(Bracket(bracket.above_tokens, scaled(bracket.rates)) for bracket in brackets)
 
