@@ -1,7 +1,7 @@
 """The composition root: from settings to a running gate. The only place that builds clients, besides the CLI.
 
-Two ASGI applications, one dispatch: `/v1...` goes to the raw data plane, everything else to the small endpoints, so that
-nothing of the control plane can ever stand in a call's way.
+Two ASGI applications, one dispatch: `/v1...` goes to the raw data plane, everything else to the small endpoints, so
+that nothing of the control plane can ever stand in a call's way.
 """
 
 import asyncio
@@ -133,7 +133,9 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
             dialect=openai.dialect,
             gate=gate,
             identity=identity,
-            upstream=Upstream(settings.openai_base_url, key.get_secret_value() if key else None, transport),
+            upstream=Upstream(
+                settings.openai_base_url, f"Bearer {key.get_secret_value()}".encode() if key else None, transport
+            ),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
         )

@@ -54,7 +54,7 @@ class Exchange:
         self._send = send
         self.progress = Progress()
 
-    async def run(self, url: str, headers: list[tuple[str, str]], body: bytes) -> None:
+    async def run(self, url: str, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Forward, pass the answer on, and find out how it ended. `progress.refusal` is left for the caller to send."""
         progress = self.progress
         response: Response | None = None

@@ -52,6 +52,8 @@ _STAYS_HOME: Final = HOP_BY_HOP | {
     b"cookie",
 }
 
+_IDENTITY: Final = (b"accept-encoding", b"identity")
+
 
 class ClientGone(Exception):
     """The caller closed its connection before it had sent its request."""
@@ -78,9 +80,9 @@ class Inbound:
         self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
         self.query: bytes = scope["query_string"]
         self.session: bytes | None = None
-        self.authorization: str | None = None
+        self.authorization: bytes | None = None
         self.content_length: int | None = None
-        self.forwarded: list[tuple[str, str]] = []
+        self.forwarded: list[tuple[bytes, bytes]] = []
         """What goes on to the provider, but for the authorization."""
         self.size = 0
         connection: bytes | None = None
@@ -88,9 +90,9 @@ class Inbound:
             self.size += len(name) + len(value)
             if name not in _STAYS_HOME:
                 if name == b"authorization":
-                    self.authorization = value.decode("latin-1")
+                    self.authorization = value
                 else:
-                    self.forwarded.append((name.decode("latin-1"), value.decode("latin-1")))
+                    self.forwarded.append((name, value))
             elif name == b"x-session-id":
                 # Two different ids in one request are refused, as an id that no name can be.
                 self.session = value if self.session in (None, value) else b""
@@ -100,17 +102,17 @@ class Inbound:
                 connection = value
         if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
             self._drop_named(connection)
-        self.forwarded.append(("accept-encoding", "identity"))
+        self.forwarded.append(_IDENTITY)
 
     def _drop_named(self, connection: bytes) -> None:
-        named = {name.strip().lower() for name in connection.decode("latin-1").split(",")}
+        named = {name.strip().lower() for name in connection.split(b",")}
         self.forwarded = [(name, value) for name, value in self.forwarded if name not in named]
 
-    def headers(self, provider_key: str | None) -> list[tuple[str, str]]:
+    def headers(self, provider_authorization: bytes | None) -> list[tuple[bytes, bytes]]:
         """The headers for the provider: with its key if we have one, else with the caller's own authorization."""
-        authorization = f"Bearer {provider_key}" if provider_key is not None else self.authorization
+        authorization = provider_authorization or self.authorization
         if authorization is not None:
-            return [*self.forwarded, ("authorization", authorization)]
+            return [*self.forwarded, (b"authorization", authorization)]
         return self.forwarded
 
 

@@ -41,11 +41,11 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a provider is, and the key that replaces the caller's own (None: the caller's is forwarded)."""
+    """Where a provider is, and the authorization that replaces the caller's own (None: the caller's is forwarded)."""
 
     base_url: str
     """Without a trailing slash; takes the place of `/v1`."""
-    key: str | None
+    authorization: bytes | None
     transport: Transport
 
 
@@ -214,13 +214,13 @@ class Visit:
             usage=charge.usage,
         )
 
-    def _target(self) -> tuple[str, list[tuple[str, str]]]:
+    def _target(self) -> tuple[str, list[tuple[bytes, bytes]]]:
         upstream = self.proxy.upstream
         url = upstream.base_url + self.inbound.raw_path.decode("ascii", errors="replace").removeprefix("/v1")
         query = without_session(self.inbound.query)
         if query:
             url = f"{url}?{query.decode('latin-1')}"
-        return url, self.inbound.headers(upstream.key)
+        return url, self.inbound.headers(upstream.authorization)
 
     # --- free endpoints ---
 

@@ -1,7 +1,7 @@
 """The server: uvicorn on uvloop and httptools around the application, with bounds, signals and a graceful stop.
 
-SIGTERM and SIGINT stop accepting, let what is in flight finish for `SHUTDOWN_GRACE_S`, settle, and end; a second one does
-not wait. SIGHUP reads the price table anew: a table that cannot be used is reported and the old one stays.
+SIGTERM and SIGINT stop accepting, let what is in flight finish for `SHUTDOWN_GRACE_S`, settle, and end; a second one
+does not wait. SIGHUP reads the price table anew: a table that cannot be used is reported and the old one stays.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with signals left to the event loop: uvicorn's own handling ends the process before we have settled."""
+    """uvicorn's, with signals left to the event loop: its own handling ends the process before we have settled."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -95,7 +95,7 @@ async def _serve(settings: Settings, role: str) -> None:
     listener = _listen(settings.host, settings.port)
     async with open_app(settings, role, owner) as app:
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]  # uvicorn spells out each ASGI message as a type of its own
+            app,
             http=Protocol,
             ws="none",
             lifespan="off",

@@ -1,7 +1,8 @@
 """The small endpoints that every role has: is it alive, can it serve, and how does a session stand. Raw ASGI, no keys.
 
-`/livez` says that the process turns; `/readyz` that it takes requests (also while the store is away: a sidecar that fails
-its readiness takes its whole pod down with it); `/health` tells people and monitors everything, with 503 if degraded.
+`/livez` says that the process turns; `/readyz` that it takes requests (also while the store is away: a sidecar that
+fails its readiness takes its whole pod down with it); `/health` tells people and monitors everything, with 503 if
+degraded.
 """
 
 import asyncio
