@@ -29,7 +29,7 @@ from tokengate.status import Status
 from tokengate.store import Store, open_store
 from tokengate.telemetry import Telemetry, write_stdout
 from tokengate.tokens import Tokenizer
-from tokengate.upstream import PyreqwestTransport
+from tokengate.upstream.transport import HttpTransport
 
 log = structlog.get_logger()
 
@@ -108,11 +108,11 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
         store = await open_store(settings)
         stack.push_async_callback(store.aclose)
         ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
-        transport = PyreqwestTransport(
+        transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
             read_timeout_s=settings.upstream_read_timeout_s,
             connections_max=settings.upstream_connections_max,
-            ca_pem=settings.upstream_ca_file.read_bytes() if settings.upstream_ca_file else None,
+            ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
         )
         stack.push_async_callback(transport.aclose)
         stack.callback(telemetry.flush)

@@ -252,7 +252,13 @@ class Visit:
     async def refuse(self, refusal: Refusal, decision: str = "blocked") -> None:
         """Answer with a refusal, and record it."""
         await self._answer(refusal)
-        self._record(STATUS[refusal.reason], reason=refusal.reason, error=refusal.message, decision=decision)
+        self._record(
+            STATUS[refusal.reason],
+            reason=refusal.reason,
+            error=refusal.message,
+            decision=decision,
+            estimated_nano=refusal.required_nano,
+        )
 
     async def _answer(self, refusal: Refusal) -> None:
         body = self.dialect.error(refusal, self.request_id)
@@ -293,6 +299,7 @@ class Visit:
         progress: Progress | None = None,
         error: str | None = None,
         reason: Reason | None = None,
+        estimated_nano: int | None = None,
         actual_nano: int | None = None,
         assumed: bool = False,
         ending: Ending | None = None,
@@ -312,7 +319,7 @@ class Visit:
                 reason=reason,
                 error=error,
                 ending=ending,
-                estimated_nano=ticket.quote.want_nano if ticket else None,
+                estimated_nano=ticket.quote.want_nano if ticket else estimated_nano,
                 held_nano=ticket.grant_nano if ticket else None,
                 actual_nano=actual_nano,
                 assumed=assumed,

@@ -4,6 +4,7 @@ SIGTERM and SIGINT stop accepting, let what is in flight finish for `SHUTDOWN_GR
 does not wait. SIGHUP reads the price table anew: a table that cannot be used is reported and the old one stays.
 """
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -11,17 +12,20 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Final
 
 import structlog
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokengate import __version__
 from tokengate.app import App, load_prices, open_app
 from tokengate.pricing import PriceTableError
-from tokengate.settings import Settings
+from tokengate.settings import Settings, SettingsError, load
+from tokengate.store import StoreError
 from tokengate.telemetry import configure_logging
 
 KEEP_ALIVE_S: Final = 75
@@ -31,6 +35,8 @@ BACKLOG_MAX: Final = 2048
 
 HEAD_BYTES_MAX: Final = 1024 * 1024
 """A request's head beyond this is not even kept until it can be refused: its connection is closed."""
+
+ROLES: Final = ("all", "sidecar")
 
 log = structlog.get_logger()
 
@@ -74,20 +80,6 @@ class Server(uvicorn.Server):
         """Begin a graceful stop; called again, do not wait any longer."""
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def serve(settings: Settings, role: str) -> None:
-    """Run the gate until it is told to stop.
-
-    Raises:
-        StoreError: the store's settings cannot work.
-        PriceTableError: the price table cannot be used.
-        OSError: a file cannot be read, or the address cannot be bound.
-    """
-    configure_logging(logging.getLevelNamesMapping()[settings.log_level])
-    import uvloop  # noqa: PLC0415 - after the settings are known to be good
-
-    uvloop.run(_serve(settings, role))
 
 
 async def _serve(settings: Settings, role: str) -> None:
@@ -155,3 +147,29 @@ def _handle_signals(server: Server, app: App, settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGINT, stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+def main(arguments: list[str]) -> int:
+    """`tokengate serve`: gives the exit code (0 stopped, 1 cannot run, 2 wrong arguments or settings)."""
+    parser = argparse.ArgumentParser(prog="tokengate serve", description="Run the gate until it is told to stop.")
+    parser.add_argument(
+        "--role", choices=ROLES, default="all", help="sidecar: the data plane alone, for beside an agent (default: all)"
+    )
+    parser.add_argument("--host", help="the address to listen on (HOST)")
+    parser.add_argument("--port", type=int, help="the port to listen on (PORT)")
+    options = parser.parse_args(arguments)
+    given = {name.upper(): str(value) for name, value in vars(options).items() if name != "role" and value is not None}
+    try:
+        loaded = load({**os.environ, **given})
+    except SettingsError as error:
+        print("The settings cannot be used:", *error.faults, sep="\n  ", file=sys.stderr)  # noqa: T201
+        return 2
+    configure_logging(logging.getLevelNamesMapping()[loaded.settings.log_level])
+    for warning in loaded.warnings:
+        log.warning(warning)
+    try:
+        uvloop.run(_serve(loaded.settings, options.role))
+    except (StoreError, PriceTableError, OSError, ValueError) as error:
+        print(f"tokengate serve: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

@@ -1,0 +1,21 @@
+"""`tokengate` and `python -m tokengate`.
+
+`serve` goes straight to the server: a sidecar never loads what only a terminal needs (10 MB and a third of a second).
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    if sys.argv[1:2] == ["serve"]:
+        from tokengate.server import main as serve  # noqa: PLC0415
+
+        sys.exit(serve(sys.argv[2:]))
+    from tokengate.cli import app  # noqa: PLC0415
+
+    app()
+
+
+if __name__ == "__main__":
+    main()
