@@ -90,6 +90,11 @@ class Decoder:
             events += self._give_up()
         return events
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of an incomplete event are kept; at most `event_bytes_max`."""
+        return len(self._rest)
+
     def rest(self) -> bytes:
         """The stream ended: give the bytes of the event that was never completed."""
         rest = bytes(self._rest)
@@ -108,14 +113,15 @@ class Decoder:
         events = []
         start = 0
         while end := self._next_end(buffer, start):
-            raw = buffer[start:end] if start or end < len(buffer) else buffer
+            raw = buffer[start:end]
             if self._oversized or self._at_start or len(raw) > self._event_bytes_max:
                 events.append(self._first_or_oversized(raw))
             else:
                 events.append(Event(raw))
             start = end
-        if start < len(buffer):
-            self._rest += buffer[start:] if start else buffer
+            if start == len(buffer):
+                return events
+        self._rest += buffer[start:]
         return events
 
     def _first_or_oversized(self, raw: bytes) -> Event:

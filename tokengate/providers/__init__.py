@@ -5,14 +5,53 @@ dresses a refusal in its own error shape. Everything here is sans-I/O: bytes in,
 each other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from tokengate.domain import Call, Refusal, Usage
+from tokengate.domain import Call, Reason, Refusal, Usage
+from tokengate.tokens import Count
 
-Count = Callable[[str], int]
-"""Counts the tokens of a text exactly; may take milliseconds, so it is called off the event loop."""
+__all__ = (
+    "STATUS",
+    "Count",
+    "Dialect",
+    "Endpoint",
+    "MalformedRequest",
+    "Meter",
+    "Reading",
+    "Request",
+    "RequestError",
+    "Route",
+    "Router",
+    "UnpricedFeature",
+)
+
+STATUS: Final = MappingProxyType(
+    {
+        Reason.BUDGET_EXCEEDED: 429,
+        Reason.BUDGET_BUSY: 429,
+        Reason.BUDGET_INVALID: 429,
+        Reason.SESSIONS_FULL: 429,
+        Reason.SESSION_FROZEN: 403,
+        Reason.SESSION_MISSING: 400,
+        Reason.SESSION_INVALID: 400,
+        Reason.BODY_INVALID: 400,
+        Reason.BODY_TOO_LARGE: 413,
+        Reason.HEADERS_TOO_LARGE: 431,
+        Reason.MODEL_NOT_PRICED: 400,
+        Reason.ENDPOINT_NOT_METERED: 404,
+        Reason.METHOD_NOT_ALLOWED: 405,
+        Reason.CONCURRENCY_EXCEEDED: 503,
+        Reason.STORE_UNAVAILABLE: 503,
+        Reason.UPSTREAM_UNREACHABLE: 502,
+        Reason.UPSTREAM_TIMEOUT: 504,
+        Reason.SHUTTING_DOWN: 503,
+        Reason.INTERNAL: 500,
+    }
+)
+"""The HTTP status of a refusal, the same in every dialect. SDKs retry 408, 409, 429 and 5xx: see `x-should-retry`."""
 
 
 class RequestError(ValueError):
@@ -41,15 +80,20 @@ class Reading:
     complete: bool
     """The answer came to its own end (for a stream: its terminal event was seen)."""
     output_seen: str
-    """The generated text seen, for counting an answer that was cut; bounded."""
+    """The generated text seen, for counting an answer that was cut; bounded. Not collected where `usage` is known."""
     output_bytes_seen: int
-    """Bytes of generated text seen, including what no longer fitted into `output_seen`."""
+    """UTF-8 bytes of generated text seen, including what no longer fitted into `output_seen`."""
     hidden_output: bool = False
-    """Whether the model may have generated billed tokens that are not shown (reasoning)."""
+    """Whether tokens may have been generated that cannot be counted from what was seen: reasoning, audio, the rejected
+    part of a prediction, or an answer of which the text cannot be read. Matters only where `usage` is None."""
 
 
 class Meter(Protocol):
-    """Reads one response while its bytes pass through, for one request. Never raises on what a provider sends."""
+    """Reads one response while its bytes pass through, for one request. Never raises on what a provider sends.
+
+    `finish` is called once, if and when the provider ended the response in order; after it `feed` is not called again.
+    `reading` may be asked at any time, also for a response that broke off, and is what is known by then.
+    """
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes from the provider; give the bytes to pass on now (the same, unless some are withheld)."""

@@ -1,0 +1,154 @@
+"""The members of a request's body: which ones there are, what they may hold, and which ones could cost money.
+
+A member that is not known here passes: it costs nothing that is known of. What could cost money that no price covers
+is refused by name.
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from tokengate.providers import MalformedRequest, UnpricedFeature
+
+MODEL_CHARS_MAX: Final = 256
+OUTPUT_TOKENS_MAX: Final = 2**31 - 1
+ANSWERS_MAX: Final = 128
+"""The most that `n` may be (https://developers.openai.com/api/reference/resources/chat)."""
+
+MAX_TOKENS: Final = "max_tokens"
+MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
+
+NOT_IN_PROMPT: Final = frozenset(
+    {
+        "audio",
+        "best_of",
+        "dimensions",
+        "echo",
+        "encoding_format",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "modalities",
+        "model",
+        "moderation",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+"""Members that steer an answer and are not shown to the model (https://developers.openai.com/api/reference)."""
+
+SCHEMAS: Final = frozenset({"tools", "functions", "response_format"})
+_IN_PROMPT: Final = SCHEMAS | {"messages", "tool_choice", "function_call", "prediction", "prompt", "suffix", "input"}
+
+_UNPRICED: Final = {
+    "data_sources": "data of Azure's own retrieval",
+    "enable_search": "web search",
+    "extra_body": "members that would override the others",
+    "fallbacks": "answers of other models",
+    "models": "answers of other models",
+    "plugins": "plugins of the provider",
+    "search_parameters": "live search",
+}
+"""Members that OpenAI-compatible servers (Azure OpenAI, Qwen, LiteLLM, OpenRouter, xAI) bill beyond the tokens of the
+request, or that make what is priced not what is obeyed."""
+
+KNOWN: Final = NOT_IN_PROMPT | _IN_PROMPT | {"web_search_options"}
+_MEANT: Final = KNOWN | _UNPRICED.keys()
+
+
+def refuse_unpriced(unknown: AbstractSet[str], document: dict[str, Any]) -> None:
+    """Look at the members of a body that are not `KNOWN`.
+
+    Raises:
+        UnpricedFeature: one could cost money.
+        MalformedRequest: one is a known member in other letter case, which some servers take for it and others do not.
+    """
+    for name in sorted(unknown):
+        if name in _UNPRICED and document[name] not in (None, False, [], {}):
+            raise UnpricedFeature(f"{name} asks for {_UNPRICED[name]}, which has no price here.", name)
+        if name not in _MEANT and name.lower() in _MEANT:
+            raise MalformedRequest(f"{name!r} must be written {name.lower()!r}.", name)
+
+
+def read_model(document: dict[str, Any]) -> str:
+    """The model's name.
+
+    Raises:
+        MalformedRequest: it is missing, empty, longer than `MODEL_CHARS_MAX`, or not printable.
+    """
+    model = document.get("model")
+    if type(model) is not str or not 0 < len(model) <= MODEL_CHARS_MAX or not model.isprintable():
+        raise MalformedRequest(f"model must be a string of 1 to {MODEL_CHARS_MAX} printable characters.", "model")
+    return model
+
+
+def bare_name(model: str) -> str:
+    """A model's name without what providers and fine-tuning put around it: `openai/gpt-4o`, `ft:gpt-4o:org::id`."""
+    if "/" in model or model.startswith("ft:"):
+        return model.rpartition("/")[2].removeprefix("ft:").partition(":")[0].lower()
+    return model.lower()
+
+
+def read_flag(document: dict[str, Any], name: str) -> bool:
+    value = document.get(name)
+    if value is None or type(value) is bool:
+        return value is True
+    raise MalformedRequest(f"{name} must be true or false.", name)
+
+
+def read_int(document: dict[str, Any], name: str, most: int) -> int | None:
+    """A whole number of at least 1; None if it is absent or null.
+
+    Raises:
+        MalformedRequest: anything else, also 0, negative numbers, 16.0, "16", true, and numbers beyond 64 bits.
+    """
+    value = document.get(name)
+    if value is None or (type(value) is int and 1 <= value <= most):
+        return value
+    raise MalformedRequest(f"{name} must be a whole number from 1 to {most}.", name)
+
+
+def read_service_tier(document: dict[str, Any]) -> str:
+    """The service tier asked for; empty for the standard one.
+
+    `fast` is another name of `priority`, which is what the answer calls it
+    (https://developers.openai.com/api/docs/guides/fast-mode).
+
+    Raises:
+        MalformedRequest: it is not a string.
+    """
+    tier = document.get("service_tier")
+    if tier is None or tier in ("auto", "default"):
+        return ""
+    if type(tier) is not str:
+        raise MalformedRequest("service_tier must be a string.", "service_tier")
+    return "priority" if tier == "fast" else tier
+
+
+def read_list(document: dict[str, Any], name: str) -> list[Any]:
+    """A list; empty if it is absent or null."""
+    value = document.get(name)
+    if value is None:
+        return []
+    if type(value) is not list:
+        raise MalformedRequest(f"{name} must be a list.", name)
+    return value

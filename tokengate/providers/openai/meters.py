@@ -1,0 +1,295 @@
+"""Meters for the answers of OpenAI's API, whole or streamed: what was used, and what can be seen if nobody says.
+
+Bytes pass as they came. The one exception is a stream that was made to report its usage although its client had not
+asked: the event with the usage is withheld, and the `"usage":null` that the provider then adds to every other event is
+taken out again, so that the client receives what it would have received without TokenGate. Only for that is an
+incomplete event held back; a complete one passes at once. Nothing here decodes compression or raises.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from tokengate.domain import Usage
+from tokengate.providers import Meter, Reading
+from tokengate.providers.openai.usage import generated_text, read_usage
+from tokengate.sse import Decoder, Event
+
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+"""An answer up to this size is kept whole; of a longer one only the end, which is where the usage stands."""
+TAIL_BYTES: Final = 64 * 1024
+"""How much of the end of a long answer is kept, and looked at before a large one is parsed whole."""
+PARSE_AT_ONCE_BYTES: Final = 256 * 1024
+"""An answer up to this size is parsed whole; it takes less than a millisecond."""
+EVENTS_BYTES_MAX: Final = 64 * 1024
+"""Events that wait to be parsed for their text, which is not needed if the usage comes."""
+OUTPUT_SEEN_BYTES_MAX: Final = 256 * 1024
+"""How much generated text of one answer is kept to be counted."""
+
+_USAGE: Final = b'"usage"'
+_NULL_USAGE: Final = b'"usage":null'
+_NULL_USAGE_MEMBER: Final = b"," + _NULL_USAGE
+_DONE: Final = b"[DONE]"
+_GZIP: Final = b"\x1f\x8b"
+
+
+class Expected(NamedTuple):
+    """What the request lets a meter expect of its answer."""
+
+    injected: bool = False
+    """Whether the usage in the stream was asked for by TokenGate and not by the client."""
+    streamed: bool = False
+    hidden_output: bool = False
+    """Whether the model may generate what it does not show."""
+    produces_output: bool = True
+    fees: tuple[tuple[str, int], ...] = ()
+
+
+def meter(expected: Expected, status: int, content_type: str) -> Meter:
+    """The meter for an answer. `stream: true` may be answered with JSON, and a stream come without a content type."""
+    if not 200 <= status < 300:
+        return UnmeteredBody()
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "text/event-stream":
+        return StreamMeter(expected)
+    if media_type == "application/json" or not expected.streamed:
+        return BodyMeter(expected)
+    return UnlabelledMeter(expected)
+
+
+class UnmeteredBody:
+    """An error of the provider: it costs nothing and passes as it is."""
+
+    __slots__ = ("_finished",)
+
+    def __init__(self) -> None:
+        self._finished = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
+
+    def finish(self) -> bytes:
+        self._finished = True
+        return b""
+
+    def reading(self) -> Reading:
+        return Reading(usage=None, complete=self._finished, output_seen="", output_bytes_seen=0)
+
+
+class UnlabelledMeter:
+    """Tells by the first bytes what a stream without a content type is."""
+
+    __slots__ = ("_expected", "_meter")
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._meter: Meter | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._meter is None:
+            start = chunk.lstrip()
+            if not start:
+                return chunk
+            self._meter = BodyMeter(self._expected) if start.startswith(b"{") else StreamMeter(self._expected)
+        return self._meter.feed(chunk)
+
+    def finish(self) -> bytes:
+        return self._meter.finish() if self._meter else b""
+
+    def reading(self) -> Reading:
+        return (self._meter or StreamMeter(self._expected)).reading()
+
+
+class BodyMeter:
+    """An answer that is one JSON document."""
+
+    __slots__ = ("_bytes_seen", "_expected", "_finished", "_kept", "_kept_max")
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._kept = bytearray()
+        # The vectors of embeddings are large, and there is no text in them that would have to be counted.
+        self._kept_max = BODY_BYTES_MAX if expected.produces_output else PARSE_AT_ONCE_BYTES
+        self._bytes_seen = 0
+        self._finished = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        kept = self._kept
+        self._bytes_seen += len(chunk)
+        kept += chunk
+        if len(kept) > self._kept_max:
+            del kept[:-TAIL_BYTES]
+            self._kept_max = PARSE_AT_ONCE_BYTES
+        return chunk
+
+    def finish(self) -> bytes:
+        self._finished = True
+        return b""
+
+    def reading(self) -> Reading:
+        answer = self._answer() if self._finished else None
+        usage = read_usage(answer, self._expected.fees) if answer is not None else None
+        if not self._expected.produces_output:
+            return Reading(usage, self._finished, output_seen="", output_bytes_seen=0)
+        if usage is not None and usage.output_tokens:
+            return Reading(usage, self._finished, output_seen="", output_bytes_seen=0)
+        if answer is None or "choices" not in answer:
+            # What broke off, is no JSON or was too long to keep does not show what was generated.
+            return Reading(None, self._finished, "", self._bytes_seen, hidden_output=True)
+        text = generated_text(answer).encode()
+        seen = text[:OUTPUT_SEEN_BYTES_MAX].decode("utf-8", "ignore")
+        # A server that reports no output beside the output has not counted.
+        return Reading(None if text else usage, self._finished, seen, len(text), self._expected.hidden_output)
+
+    def _answer(self) -> dict[str, Any] | None:
+        """The answer, or of a large one its end, if that has the usage."""
+        if len(self._kept) > PARSE_AT_ONCE_BYTES or self._bytes_seen > len(self._kept):
+            end = _end_of(bytes(self._kept[-TAIL_BYTES:]))
+            if end is not None or self._bytes_seen > len(self._kept):
+                return end
+        return _parse(self._kept)
+
+
+def _end_of(tail: bytes) -> dict[str, Any] | None:
+    """The last members of a large document from its model or usage on, by the bytes at its end.
+
+    With an opening brace before them they are a document of their own only if the object that they belong to is the one
+    that ends where the bytes end: the answer itself. The same names in a text or in an inner object cannot pass for it.
+    """
+    for name in (b'"model"', _USAGE):
+        position = tail.rfind(name)
+        if position >= 0:
+            end = _parse(b"{" + tail[position:])
+            if end is not None and "usage" in end:
+                return end
+    return None
+
+
+def _parse(content: bytes | bytearray) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return document if type(document) is dict else None
+
+
+class StreamMeter:
+    """An answer that is an event stream: chunks of JSON, then `[DONE]`."""
+
+    __slots__ = (
+        "_bytes_seen",
+        "_compressed",
+        "_decoder",
+        "_done",
+        "_events",
+        "_events_bytes",
+        "_expected",
+        "_is_usage_last",
+        "_seen",
+        "_usage",
+    )
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._decoder = Decoder()
+        self._done = False
+        self._compressed: bool | None = None
+        self._usage: Usage | None = None
+        self._is_usage_last = False
+        self._events: list[Event] = []
+        self._events_bytes = 0
+        self._seen: list[bytes] = []
+        self._bytes_seen = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._compressed is None:
+            self._compressed = chunk.startswith(_GZIP)
+        if self._passes():
+            return chunk
+        events = self._decoder.feed(chunk)
+        if not self._expected.injected:
+            for event in events:
+                self._note(event)
+            return chunk
+        passed = b"".join([event.raw for event in events if self._note(event)])
+        return passed + self._decoder.rest() if self._passes() else passed
+
+    def finish(self) -> bytes:
+        # Servers that end without a blank line mean their last event all the same.
+        rest = self._decoder.rest()
+        last = Event(rest)
+        passed = not rest or self._note(last)
+        return last.raw if passed and self._expected.injected else b""
+
+    def reading(self) -> Reading:
+        usage = self._usage
+        if usage is None or not usage.output_tokens:
+            self._read_events()
+            usage = usage if not self._bytes_seen else None
+        elif not (self._done or self._is_usage_last):
+            # It counts what came up to it, and the stream went on and broke off.
+            self._read_events()
+            usage = None
+        if usage is not None:
+            return Reading(usage, self._done, output_seen="", output_bytes_seen=0)
+        seen = b"".join(self._seen).decode("utf-8", "ignore")
+        hidden = self._expected.hidden_output or bool(self._compressed)
+        return Reading(None, self._done, seen, self._bytes_seen + self._decoder.held_bytes, hidden)
+
+    def _passes(self) -> bool:
+        """Whether nothing more is to be learnt: after the end, and where the bytes are not text."""
+        return self._done or bool(self._compressed)
+
+    def _note(self, event: Event) -> bool:
+        """Learn from an event, and take out of it what nobody asked for; whether it is to be passed on."""
+        raw = event.raw
+        if raw.startswith(b"data: [DONE]") or (_DONE in raw and event.data.startswith(_DONE)):
+            self._done = True
+            return True
+        self._is_usage_last = False
+        if _USAGE in raw and not event.oversized:
+            if _NULL_USAGE not in raw or raw.count(_USAGE) > 1:
+                answer = _parse(event.data) or {}
+                usage = read_usage(answer, self._expected.fees)
+                if usage is not None:
+                    self._usage = usage
+                    self._is_usage_last = True
+                if answer.get("choices") == [] and type(answer.get("usage")) is dict:
+                    return not self._expected.injected
+            if self._expected.injected:
+                event.raw = _without_null_usage(raw)
+        self._events.append(event)
+        self._events_bytes += len(raw)
+        if self._events_bytes > EVENTS_BYTES_MAX:
+            self._read_events()
+        return True
+
+    def _read_events(self) -> None:
+        """Take the text out of the events that wait; what cannot be read is counted by its length."""
+        for event in self._events:
+            if event.oversized:
+                self._bytes_seen += len(event.raw)
+                continue
+            data = event.data
+            if not data:
+                continue
+            answer = _parse(data)
+            text = generated_text(answer).encode() if answer is not None else data
+            space = OUTPUT_SEEN_BYTES_MAX - self._bytes_seen
+            if answer is not None and space > 0:
+                self._seen.append(text[:space])
+            self._bytes_seen += len(text)
+        self._events.clear()
+        self._events_bytes = 0
+
+
+def _without_null_usage(raw: bytes) -> bytes:
+    """An event without the `"usage":null` that asking for usage adds to it.
+
+    A quote within a JSON text has a backslash before it, so these bytes are a member; behind the last `]` it is one of
+    the chunk itself and not of a choice in it. One that is written in another way stays: it says nothing untrue.
+    """
+    position = raw.rfind(_NULL_USAGE_MEMBER)
+    if position < 0 or raw.find(b"]", position) >= 0:
+        return raw
+    return raw[:position] + raw[position + len(_NULL_USAGE_MEMBER) :]
