@@ -28,7 +28,8 @@ class Watch:
     """What Redis is asked by others, by MONITOR; commands inside scripts are not round trips and not counted."""
 
     def __init__(self, url: str) -> None:
-        self._store: Any = redis.Redis.from_url(url, decode_responses=True)
+        connect: Any = redis.Redis.from_url
+        self._store = connect(url, decode_responses=True)
         self._monitor = self._store.monitor()
         self._marks = 0
 

@@ -39,7 +39,7 @@ _STAMP: Final = re.compile(rb'"content":" (\d{6,20})"')
 def emitter() -> Iterator[int]:
     """The paced upstream; gives its port."""
     port = free_port()
-    command = [sys.executable, "-m", "bench.emitter", str(port), str(TOKENS_PER_SECOND), str(TOKENS)]
+    command = [sys.executable, "-m", "bench.emitter", str(port), str(TOKENS_PER_SECOND), str(TOKENS), str(STREAMS)]
     with running("the emitter", command, port=port, ready_path="/lost"):
         yield port
 
