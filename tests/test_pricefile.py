@@ -1,11 +1,20 @@
 """A price file with anything wrong in it is refused, with all of its faults and where they are."""
 
 import json
+import re
 
 import pytest
 
-from tokengate.pricefile import FILE_BYTES_MAX, NAME_CHARS_MAX, read_price_file
+from tokengate.pricefile import (
+    _FILE_FIELDS,
+    _ROW_FIELDS,
+    _SECTION_FIELDS,
+    FILE_BYTES_MAX,
+    NAME_CHARS_MAX,
+    read_price_file,
+)
 from tokengate.prices import Bracket, Price, PriceTableError, Rates
+from tokengate.resources import pricing_file
 
 
 def file_with(models: str, more: str = "") -> bytes:
@@ -175,3 +184,20 @@ def test_a_row_inherits_the_source_and_the_day_unless_it_has_its_own() -> None:
 
 def test_a_byte_order_mark_is_not_a_fault() -> None:
     assert read_price_file(b"\xef\xbb\xbf" + file_with("{}")).sections["openai"].rows == {}
+
+
+def test_the_example_in_the_documentation_is_a_price_file() -> None:
+    text = pricing_file().with_name("README.md").read_text(encoding="utf-8")
+    example = text.split("```json\n")[1].split("```")[0]
+    rows = read_price_file(example.encode()).sections["openai"].rows
+    assert rows["large"] is rows["large-model"]
+    assert rows["large"].price.tier("flex") == (
+        Bracket(0, Rates(1_250_000_000, 7_500_000_000)),
+        Bracket(272_000, Rates(2_500_000_000, 11_250_000_000)),
+    )
+
+
+def test_every_field_of_the_format_is_documented() -> None:
+    text = pricing_file().with_name("README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([a-z_]+)`", text))
+    assert _FILE_FIELDS | _SECTION_FIELDS | _ROW_FIELDS | {"above", "from", "multiplier"} <= documented

@@ -270,6 +270,12 @@ RATES = Rates(
             266,
             id="cached tokens are text first, the rest of them audio",
         ),
+        pytest.param(
+            RATES,
+            Usage(10, cache_write_tokens=10, input_audio_tokens=10),
+            1000,
+            id="writing audio is never cheaper than audio",
+        ),
         pytest.param(RATES, Usage(10, cache_read_tokens=14), 114, id="reads beyond the input are beside it"),
         pytest.param(RATES, Usage(10, cache_write_tokens=14), 268, id="writes beyond the input are beside it"),
         pytest.param(RATES, Usage(10, cache_write_long_tokens=4), 140, id="long writes beyond the writes"),
@@ -384,6 +390,19 @@ def test_a_call_without_output_costs_its_input() -> None:
 )
 def test_input_is_quoted_as_the_dearest_class_it_could_be(call: Call, input_usd: int) -> None:
     assert quote(a_price(RATES), call, 100).input_nano == input_usd * 1000 * USD // TOKENS_PER_PRICE
+
+
+def test_images_are_quoted_at_their_own_price_where_it_is_the_dearest() -> None:
+    price = a_price(Rates(10 * USD, 0, image_input=50 * USD))
+    assert quote(price, a_call(1, input_images=True), 0).input_nano == 50_000
+    assert quote(price, a_call(1), 0).input_nano == 10_000
+
+
+def test_a_dear_service_tier_may_be_served_as_standard_and_the_quote_covers_that() -> None:
+    price = a_price(Rates(10 * USD), Bracket(100, Rates(30 * USD)), tiers=[("priority", PRIORITY), ("flex", FLEX)])
+    asked = a_call(200, service_tier="priority", produces_output=False)
+    assert quote(price, asked, 0).want_nano == cost(price, Usage(200, service_tier="default"), "priority") == 6_000_000
+    assert quote(price, replace(asked, service_tier="flex"), 0).want_nano == 1_000_000
 
 
 def test_input_is_quoted_in_the_dearest_tier_it_could_reach() -> None:

@@ -70,19 +70,21 @@ def sync(
     left_out: Annotated[bool, typer.Option("--left-out", help="List the models that could not be priced.")] = False,
 ) -> None:
     """Rebuild the price file from genai-prices and the curated facts."""
-    from tokengate.pricesync import SyncError  # noqa: PLC0415  (only this command needs it)
-    from tokengate.pricesync import sync as build  # noqa: PLC0415
+    from tokengate.pricesync import SyncError
+    from tokengate.pricesync import sync as build
 
-    target = out or pricing_file()
     day: date = as_of.date() if as_of is not None else datetime.now(UTC).date()
-    source = overlay or pricing_overlay_file()
     try:
-        synced = build(source.read_bytes(), day)
+        target, facts = out or pricing_file(), overlay or pricing_overlay_file()
+        synced = build(facts.read_bytes(), day)
     except ImportError as error:
         _complain("genai-prices is not installed: pip install 'tokengate[prices]'")
         raise typer.Exit(1) from error
-    except (SyncError, PriceTableError, OSError) as error:
-        _complain(f"{source}: {error}")
+    except PriceTableError as error:
+        _complain(f"{facts}: {error}")
+        raise typer.Exit(1) from error
+    except (SyncError, OSError) as error:
+        _complain(f"{error}")
         raise typer.Exit(1) from error
     _write(target, synced.text)
     _load(target)
