@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,7 +49,8 @@ async def _exchange(port: int, request: bytes) -> Answer:
         try:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            body = await reader.read()
+            length = re.search(r"(?i)\r\ncontent-length: *(\d+)", head)
+            body = await (reader.readexactly(int(length.group(1))) if length else reader.read())
         finally:
             writer.close()
     if "transfer-encoding: chunked" in head.lower():

@@ -75,9 +75,11 @@ def running(
 
     What it prints goes to a file that is shown only if it does not come up: a terminal or a pipe would slow it.
     """
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         pinned = [tool("taskset"), "-c", str(core), *command]
-        process = subprocess.Popen(pinned, stdout=log, stderr=log, env=dict(env) if env is not None else None)
+        # An empty working directory: no .env of whoever runs this may change what is measured.
+        found = {"PYTHONPATH": str(HERE.parent)} | dict(os.environ if env is None else env)
+        process = subprocess.Popen(pinned, stdout=log, stderr=log, env=found, cwd=folder)
         try:
             deadline = time.monotonic() + READY_S_MAX
             while not answers(port, ready_path):
@@ -177,7 +179,7 @@ def gate_command() -> list[str]:
 
 def gate_environment(upstream: str, redis_url: str, port: int, **settings: str) -> dict[str, str]:
     """The environment of a gate: nothing of the caller's own settings, and a budget that is never met unless said."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "sk-provider", "REDIS_URL": redis_url}
     own |= {"HOST": "127.0.0.1", "PORT": str(port), "DEFAULT_BUDGET": "1000000.00"}
     return kept | own | settings
