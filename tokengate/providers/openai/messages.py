@@ -20,6 +20,9 @@ REPLY_TOKENS: Final = 3
 """Every reply is primed with `<|start|>assistant<|message|>` (the same section)."""
 TOOL_TOKENS: Final = 22
 """What frames a tool definition, at the most: 7 to 10 tokens at its beginning and 12 at its end (section 7)."""
+REPLAY_TOKENS: Final = 24
+"""What frames a replayed call of a tool or its result beyond that, where several were made in parallel and the model is
+shown them wrapped into one (measured: about 15, https://community.openai.com/t/1375117)."""
 COMMA_TOKENS: Final = 2
 """What separates two values of a schema can be more tokens than its comma in JSON: 3 between two of an enumeration
 (section 7), as the model is shown a rendering of the schema and not its JSON."""
@@ -32,7 +35,7 @@ _IMAGE_URL: Final = "data:image/"
 class Survey:
     """What was found in the messages of a chat."""
 
-    __slots__ = ("audio", "images", "media_bytes", "media_tokens", "replays_tools")
+    __slots__ = ("audio", "images", "media_bytes", "media_tokens", "replayed")
 
     def __init__(self) -> None:
         self.media_bytes = 0
@@ -40,8 +43,8 @@ class Survey:
         self.media_tokens = 0
         self.images = False
         self.audio = False
-        self.replays_tools = False
-        """Whether calls of tools or their results are among the messages."""
+        self.replayed = 0
+        """How many messages call tools or bring their results."""
 
 
 def survey(messages: list[Any], model: str) -> Survey:
@@ -61,7 +64,7 @@ def survey(messages: list[Any], model: str) -> Survey:
         if type(role) is not str:
             raise MalformedRequest(f"messages[{index}].role must be a string.", f"messages[{index}].role")
         if role in _TOOL_ROLES or "tool_calls" in message or "function_call" in message:
-            found.replays_tools = True
+            found.replayed += 1
         if message.get("audio") is not None:
             found.audio = True
             found.media_tokens += EARLIER_ANSWER_TOKENS_MAX
@@ -116,11 +119,12 @@ def count_messages(messages: list[Any], count: Count) -> int:
     """The tokens of the text in messages that passed `survey`, with what frames it; without images and audio."""
     total = REPLY_TOKENS
     for message in messages:
-        as_json = message.get("role") in _TOOL_ROLES
-        total += MESSAGE_TOKENS
+        is_result = message["role"] in _TOOL_ROLES
+        replayed = is_result or "tool_calls" in message or "function_call" in message
+        total += MESSAGE_TOKENS + REPLAY_TOKENS * replayed
         for key, value in message.items():
             if key == "content":
-                total += _count_content(value, _escaped(count) if as_json else count)
+                total += _count_content(value, _escaped(count) if is_result else count)
             elif key != "audio":
                 total += count_value(value, count)
     return total

@@ -254,7 +254,7 @@ class StreamMeter:
                 if usage is not None:
                     self._usage = usage
                     self._is_usage_last = True
-                if answer.get("choices") == [] and type(answer.get("usage")) is dict:
+                if not answer.get("choices") and type(answer.get("usage")) is dict:
                     return not self._expected.injected
             if self._expected.injected:
                 event.raw = _without_null_usage(raw)

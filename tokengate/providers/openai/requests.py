@@ -22,6 +22,7 @@ from tokengate.providers.openai.fields import MAX_COMPLETION_TOKENS, MAX_TOKENS
 from tokengate.providers.openai.messages import (
     COMMA_TOKENS,
     MESSAGE_TOKENS,
+    REPLAY_TOKENS,
     REPLY_TOKENS,
     TOOL_TOKENS,
     count_messages,
@@ -116,8 +117,9 @@ class ChatCompletions:
             raise MalformedRequest("messages must be a list of at least one message.", "messages")
         found = survey(messages, name)
         text_tokens = len(body) - found.media_bytes + MESSAGE_TOKENS * len(messages) + REPLY_TOKENS
-        if found.replays_tools or not fields.SCHEMAS.isdisjoint(document):
-            text_tokens += escapes_max(body) + COMMA_TOKENS * body.count(b",") + TOOL_TOKENS * _tools(document)
+        if found.replayed or not fields.SCHEMAS.isdisjoint(document):
+            text_tokens += escapes_max(body) + COMMA_TOKENS * body.count(b",")
+            text_tokens += TOOL_TOKENS * _tools(document) + REPLAY_TOKENS * found.replayed
         output_audio = _speaks(document)
         predicted = _predicted_tokens(document)
         call = Call(
