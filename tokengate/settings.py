@@ -1,30 +1,52 @@
 """The settings: read from the environment and `.env`, checked all at once, and shown with their source.
 
 Every setting is documented in docs/reference/settings.md and `.env.example`; a test holds both to this module. A secret
-may also be given as `NAME_FILE`, the path of a file that holds it, as Kubernetes mounts secrets.
+may also be given as `NAME_FILE`, the path of a file that holds it, as Kubernetes mounts secrets. An empty variable
+counts as unset. Constructing `Settings` reads nothing; only `load` does.
 """
 
-import difflib
+import io
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from dotenv import dotenv_values
+from annotated_types import Ge, Le
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tokengate.domain import DEFAULT_TENANT, NAME_PATTERN, Period
-from tokengate.money import AmountError, format_usd, parse_usd
+from tokengate.domain import DEFAULT_TENANT, NAME_CHARACTERS_MAX, NAME_PATTERN, Period
+from tokengate.money import AMOUNT_NANO_MAX, format_usd, parse_usd
 
 ENV_FILE: Final = ".env"
-SECRET_FILE_BYTES_MAX: Final = 16 * 1024
-_MIB: Final = 1024 * 1024
+FILE_BYTES_MAX: Final = 64 * 1024
+"""The largest `.env` and the largest file with a secret."""
+
+PORT_MAX: Final = 65_535
+CALLS_MAX: Final = 100_000
+"""The highest limit on anything that a call in flight has one of."""
+WAIT_MS_MAX: Final = 600_000
+STORE_TIMEOUT_MS_MIN: Final = 50
+STORE_TIMEOUT_MS_MAX: Final = 60_000
+LEASE_S_MIN: Final = 5
+LEASE_S_MAX: Final = 3_600
+SESSIONS_MAX: Final = 100_000_000
+CONNECT_S_MAX: Final = 300
+READ_S_MAX: Final = 86_400
+GRACE_S_MAX: Final = 3_600
+REQUEST_BYTES_MIN: Final = 1024
+HEADER_BYTES_MAX: Final = 1024 * 1024
+BODY_BYTES_MAX: Final = 1024 * 1024 * 1024
+
 _MASK: Final = "********"
+_REDIS_SCHEMES: Final = frozenset(
+    {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
+)
 
 
 class SettingsError(ValueError):
@@ -35,75 +57,122 @@ class SettingsError(ValueError):
         super().__init__("\n".join(faults))
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a setting may be, in words for whoever sets it; they stand in faults and in the reference."""
+
+    words: str
+
+
 def _amount(value: object) -> object:
-    if isinstance(value, str):
-        return parse_usd(value)
-    return value
+    return parse_usd(value) if isinstance(value, str) else value
 
 
 def _name(value: str) -> str:
     if value and re.fullmatch(NAME_PATTERN, value, re.ASCII) is None:
-        raise ValueError("1 to 128 letters, digits or . _ : @ + = ~ -, beginning with a letter or a digit")
+        raise ValueError("not a name")
+    return value
+
+
+def _host(value: str) -> str:
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("not a host")
     return value
 
 
 def _base_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("a URL that begins with http:// or https://")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("a URL without a user, a query or a fragment")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not value.isascii() or " " in value:
+        raise ValueError("not such a URL")
+    if parts.username is not None or parts.query or parts.fragment or (parts.port is not None and parts.port < 1):
+        raise ValueError("more than a base")
     return value.rstrip("/")
+
+
+def _redis_url(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and urlsplit(value.get_secret_value()).scheme not in _REDIS_SCHEMES:
+        raise ValueError("not such a URL")
+    return value
+
+
+def _key(value: SecretStr | None) -> SecretStr | None:
+    # It becomes part of a header: a line break in it would be refused with every single call.
+    text = "" if value is None else value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not a key")
+    return value
 
 
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (KeyError, ValueError, OSError):
-        raise ValueError("a name of the IANA time zone database, such as UTC or Europe/Berlin") from None
+        raise ValueError("not a time zone") from None
     return value
 
 
 def _file(value: Path | None) -> Path | None:
-    if value is not None and not value.is_file():
-        raise ValueError("the path of a file that exists")
+    if value is not None and not (value.is_file() and os.access(value, os.R_OK)):
+        raise ValueError("not a file")
     return value
 
 
-def _empty_is_unset(value: object) -> object:
-    return None if value == "" else value
+def _log_level(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
-Amount = Annotated[int, BeforeValidator(_amount)]
-Name = Annotated[str, AfterValidator(_name)]
-Unset = BeforeValidator(_empty_is_unset)
-OptionalAmount = Annotated[int | None, BeforeValidator(_amount), Unset]
-OptionalFile = Annotated[Path | None, AfterValidator(_file), Unset]
-OptionalSecret = Annotated[SecretStr | None, Unset]
+_USD: Final = Allowed(
+    f"an amount in USD like 25, 25.00 or $25, at most nine decimals, up to {format_usd(AMOUNT_NANO_MAX)}"
+)
+_NAMES: Final = f"1 to {NAME_CHARACTERS_MAX} of A-Z a-z 0-9 . _ : @ + = ~ - beginning with a letter or digit"
+_READABLE: Final = Allowed("the path of a file that can be read")
+
+Amount = Annotated[int, BeforeValidator(_amount), _USD]
+OptionalAmount = Annotated[int | None, BeforeValidator(_amount), _USD]
+Name = Annotated[str, AfterValidator(_name), Allowed(_NAMES), Field(min_length=1)]
+OptionalName = Annotated[str, AfterValidator(_name), Allowed(_NAMES)]
+OptionalFile = Annotated[Path | None, AfterValidator(_file), _READABLE]
+ApiKey = Annotated[SecretStr | None, AfterValidator(_key), Allowed("visible ASCII characters")]
+BaseUrl = Annotated[
+    str, AfterValidator(_base_url), Allowed("a URL with http:// or https://, without user, query and fragment")
+]
+RedisUrl = Annotated[
+    SecretStr | None,
+    AfterValidator(_redis_url),
+    Allowed("a URL with redis://, rediss://, unix://, redis[s]+sentinel:// or redis[s]+cluster://"),
+]
+Host = Annotated[str, AfterValidator(_host), Allowed("an address or a host name"), Field(min_length=1)]
+Timezone = Annotated[
+    str, AfterValidator(_timezone), Allowed("a name of the IANA time zone database, like UTC or Europe/Berlin")
+]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_log_level)]
+Calls = Annotated[int, Field(ge=1, le=CALLS_MAX)]
+Folder = Annotated[Path, Allowed("the path of a directory, which is created")]
 
 
-def _data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """The user's data directory by the XDG rules; of the system where there is no user (a container without HOME)."""
+    base = environ.get("XDG_DATA_HOME") or (f"{home}/.local/share" if (home := environ.get("HOME")) else "/var/lib")
     return Path(base) / "tokengate"
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Amounts are read as USD and kept as nano-USD."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    openai_api_key: OptionalSecret = None
-    openai_base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.openai.com/v1"
-    redis_url: OptionalSecret = None
+    openai_api_key: ApiKey = None
+    openai_base_url: BaseUrl = "https://api.openai.com/v1"
+    redis_url: RedisUrl = None
     default_budget: Amount = 10_000_000_000
     strict_mode: bool = False
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: LogLevel = "INFO"
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
     tenant: Name = DEFAULT_TENANT
-    agent: Name = ""
-    session_id: Name = ""
+    agent: OptionalName = ""
+    session_id: OptionalName = ""
     default_session: Name = "default"
 
     default_budget_period: Period = Period.NONE
@@ -111,25 +180,25 @@ class Settings(BaseSettings):
     agent_budget_period: Period = Period.NONE
     tenant_budget: OptionalAmount = None
     tenant_budget_period: Period = Period.NONE
-    budget_timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    budget_timezone: Timezone = "UTC"
     output_cap: Literal["when_unset", "always", "never"] = "when_unset"
     pricing_file: OptionalFile = None
 
-    busy_wait_ms: Annotated[int, Field(ge=0, le=600_000)] = 30_000
-    waiters_max: Annotated[int, Field(ge=0, le=100_000)] = 1024
-    hold_lease_s: Annotated[int, Field(ge=5, le=3600)] = 60
-    sessions_max: Annotated[int, Field(ge=1, le=100_000_000)] = 5_000_000
-    store_timeout_ms: Annotated[int, Field(ge=50, le=60_000)] = 2000
-    data_dir: Path = Field(default_factory=_data_dir)
+    busy_wait_ms: Annotated[int, Field(ge=0, le=WAIT_MS_MAX)] = 30_000
+    waiters_max: Annotated[int, Field(ge=0, le=CALLS_MAX)] = 1024
+    hold_lease_s: Annotated[int, Field(ge=LEASE_S_MIN, le=LEASE_S_MAX)] = 60
+    sessions_max: Annotated[int, Field(ge=1, le=SESSIONS_MAX)] = 5_000_000
+    store_timeout_ms: Annotated[int, Field(ge=STORE_TIMEOUT_MS_MIN, le=STORE_TIMEOUT_MS_MAX)] = 2000
+    data_dir: Folder = Field(default_factory=lambda: default_data_dir(os.environ))
 
-    body_bytes_max: Annotated[int, Field(ge=1024, le=1024 * _MIB)] = 32 * _MIB
-    header_bytes_max: Annotated[int, Field(ge=1024, le=_MIB)] = 32 * 1024
-    concurrency_max: Annotated[int, Field(ge=1, le=100_000)] = 1024
-    upstream_connect_timeout_s: Annotated[int, Field(ge=1, le=300)] = 5
-    upstream_read_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 600
-    upstream_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    body_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=BODY_BYTES_MAX)] = 32 * 1024 * 1024
+    header_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=HEADER_BYTES_MAX)] = 32 * 1024
+    concurrency_max: Calls = 1024
+    upstream_connect_timeout_s: Annotated[int, Field(ge=1, le=CONNECT_S_MAX)] = 5
+    upstream_read_timeout_s: Annotated[int, Field(ge=1, le=READ_S_MAX)] = 600
+    upstream_connections_max: Calls = 1024
     upstream_ca_file: OptionalFile = None
-    shutdown_grace_s: Annotated[int, Field(ge=0, le=3600)] = 30
+    shutdown_grace_s: Annotated[int, Field(ge=0, le=GRACE_S_MAX)] = 30
 
     @classmethod
     def settings_customise_sources(
@@ -147,9 +216,7 @@ class Settings(BaseSettings):
 NAMES: Final = tuple(Settings.model_fields)
 """The settings by their field names; the variables are the same in upper case."""
 
-SECRETS: Final = frozenset(
-    name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
-)
+SECRETS: Final = frozenset({"openai_api_key", "redis_url"})
 AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget"})
 
 
@@ -164,41 +231,52 @@ class Loaded:
 
 
 def load(environ: Mapping[str, str], env_file: Path | None = Path(ENV_FILE)) -> Loaded:
-    """Read and check the settings; the environment goes before `.env`.
+    """Read and check the settings; the environment goes before `.env`, which need not exist.
 
     Raises:
         SettingsError: with every fault.
     """
-    from_file = {
-        name: value
-        for name, value in (dotenv_values(env_file) if env_file and env_file.is_file() else {}).items()
-        if value
-    }
     faults: list[str] = []
+    from_file = _env_file(env_file, faults)
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    sources = dict.fromkeys(NAMES, "default")
     for name in NAMES:
-        variable = name.upper()
         for source, place in (("environment", environ), (ENV_FILE, from_file)):
-            if name in SECRETS and place.get(f"{variable}_FILE"):
-                path = place[f"{variable}_FILE"]
-                try:
-                    values[name], sources[name] = _read_secret(path), path
-                except OSError as error:
-                    faults.append(f"{variable}_FILE={path}: cannot be read ({error.strerror or error})")
+            try:
+                found = _found(name, source, place)
+            except SettingsError as error:
+                faults += error.faults
                 break
-            if place.get(variable):
-                values[name], sources[name] = place[variable], source
+            if found is not None:
+                values[name], sources[name] = found
                 break
+    values.setdefault("data_dir", default_data_dir(environ))
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        faults.extend(_fault(detail, values) for detail in error.errors())
+        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
+        faults += [f"{name.upper()}={_given(name, values)}: allowed is {allowed(name)}" for name in wrong]
         raise SettingsError(faults) from None
     if faults:
         raise SettingsError(faults)
-    complete = {name: sources.get(name, "default") for name in NAMES}
-    return Loaded(settings, complete, tuple(_misspelt(from_file)))
+    return Loaded(settings, sources, tuple(_misspelt(from_file)))
+
+
+def allowed(name: str) -> str:
+    """What a setting may be, in words."""
+    field = Settings.model_fields[name]
+    for word in field.metadata:
+        if isinstance(word, Allowed):
+            return word.words
+    low = next((mark.ge for mark in field.metadata if isinstance(mark, Ge)), None)
+    high = next((mark.le for mark in field.metadata if isinstance(mark, Le)), None)
+    if low is not None and high is not None:
+        return f"a whole number from {low} to {high}"
+    if field.annotation is Period:
+        return _either(list(Period))
+    if get_origin(field.annotation) is Literal:
+        return _either(list(get_args(field.annotation)))
+    return "true or false"
 
 
 def shown(settings: Settings, name: str) -> str:
@@ -217,30 +295,81 @@ def shown(settings: Settings, name: str) -> str:
     return str(value)
 
 
-def _read_secret(path: str) -> str:
-    with Path(path).open(encoding="utf-8") as file:
-        return file.read(SECRET_FILE_BYTES_MAX).strip()
+def _found(name: str, source: str, place: Mapping[str, str]) -> tuple[str, str] | None:
+    """A setting and its source, if this place has it, directly or (a secret) by the file that it names."""
+    variable = name.upper()
+    text = place.get(variable, "").strip()
+    path = place.get(f"{variable}_FILE", "").strip() if name in SECRETS else ""
+    if not path:
+        return (text, source) if text else None
+    if text:
+        raise SettingsError([f"{variable} and {variable}_FILE={path}: allowed is one of the two"])
+    try:
+        return _read(Path(path)).strip(), path
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{variable}_FILE={path}: allowed is {_READABLE.words}; {_reason(error)}"]) from None
 
 
-def _fault(detail: Any, values: Mapping[str, Any]) -> str:  # noqa: ANN401 - pydantic's own shape
-    name = str(detail["loc"][0])
-    given = _MASK if name in SECRETS else values.get(name)
-    message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(detail.get("ctx", {}).get("error"), AmountError):
-        message = "an amount in USD, like 25, 25.00 or $25, with at most 9 decimals, up to 9007199.254740991"
-    return f"{name.upper()}={given}: {message[0].lower()}{message[1:]}"
+def _env_file(path: Path | None, faults: list[str]) -> dict[str, str]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        text = _read(path)
+    except (OSError, ValueError) as error:
+        faults.append(f"{path}: allowed is a file that can be read; {_reason(error)}")
+        return {}
+    values = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            faults.append(f"{path}, line {binding.original.line}: allowed is NAME=value")
+        elif binding.key is not None:
+            values[binding.key] = binding.value or ""
+    return values
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
+    return content.decode()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+def _given(name: str, values: Mapping[str, Any]) -> str:
+    return _MASK if name in SECRETS else str(values[name])
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _misspelt(from_file: Mapping[str, str]) -> list[str]:
-    known = [name.upper() for name in NAMES]
-    known += [f"{name.upper()}_FILE" for name in SECRETS]
+    known = [*(name.upper() for name in NAMES), *(f"{name.upper()}_FILE" for name in SECRETS)]
+    strange = [name for name in from_file if name not in known]
+    if not strange:
+        return []
+    import difflib  # noqa: PLC0415 - seldom needed
+
     warnings = []
-    for name in from_file:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if name not in known and close:
+    for name in strange:
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+        if close:
             warnings.append(f"{ENV_FILE} sets {name}, which is no setting: did you mean {close[0]}?")
     return warnings
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(//[^:@/]*):[^@/]*@", rf"\1:{_MASK}@", url)
+    """A URL for people: its password, and its query (redis-py takes a password there too), are left out."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    secret = f"{name}{colon}{_MASK if colon else ''}"
+    return f"{parts.scheme}://{secret}{at}{hosts}{parts.path}{f'?{_MASK}' if parts.query else ''}"
