@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace as change
 
 from tokengate.domain import Call, Quote, Usage
 from tokengate.money import TOKENS_PER_PRICE, parse_usd
@@ -261,7 +262,7 @@ def test_a_dear_service_tier_may_be_served_as_standard_and_the_quote_covers_that
     price = a_price(Rates(10 * USD), Bracket(100, Rates(30 * USD)), tiers=[("priority", PRIORITY), ("flex", FLEX)])
     asked = a_call(200, service_tier="priority", produces_output=False)
     assert quote(price, asked, 0).want_nano == cost(price, Usage(200, service_tier="default"), "priority") == 6_000_000
-    assert quote(price, replace(asked, service_tier="flex"), 0).want_nano == 1_000_000
+    assert quote(price, change(asked, service_tier="flex"), 0).want_nano == 1_000_000
 
 
 def test_input_is_quoted_in_the_dearest_tier_it_could_reach() -> None:
@@ -373,7 +374,7 @@ def test_no_usage_that_a_call_allows_costs_more_than_its_quote(data: st.DataObje
 
 @given(st.data())
 def test_no_usage_within_an_output_cap_costs_more_than_its_grant(data: st.DataObject) -> None:
-    price, call = data.draw(prices()), replace(data.draw(calls()), output_tokens_asked=None)
+    price, call = data.draw(prices()), change(data.draw(calls()), output_tokens_asked=None)
     try:
         bounds = quote(price, call, data.draw(st.integers(0, 3000)))
     except UnpricedAudio:
@@ -384,7 +385,7 @@ def test_no_usage_within_an_output_cap_costs_more_than_its_grant(data: st.DataOb
         assert grant == bounds.want_nano
         return
     assert min(OUTPUT_MIN_TOKENS, bounds.output_tokens_max) <= cap <= bounds.output_tokens_max
-    usage = data.draw(usages(price, replace(call, output_tokens_asked=cap)))
+    usage = data.draw(usages(price, change(call, output_tokens_asked=cap)))
     assert cost(price, usage, call.service_tier) <= grant
 
 

@@ -1,11 +1,15 @@
 """The vocabulary of TokenGate: frozen values that the other modules pass to each other. No I/O, no logic beyond names.
 
+They are msgspec structs, not dataclasses: a call makes a dozen of them, and a frozen dataclass costs eighteen times as
+much to make (docs/adr/0007).
+
 Amounts are `int` nano-USD (`_nano`), counts are tokens (`_tokens`), times are milliseconds since the epoch (`_ms`).
 """
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 DEFAULT_TENANT: Final = "default"
 
@@ -14,8 +18,7 @@ NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:@+=~-]{0,127}"
 """What the name of a session, an agent or a tenant may be: it travels into keys, headers, logs and pages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True, gc=False):
     """Who is calling: a session, which the caller may choose unless it is pinned, of an agent within a tenant."""
 
     id: str
@@ -23,8 +26,7 @@ class Session:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """What one call used, as the provider reported it.
 
     The classes nest: `input_tokens` counts every input token, so `cache_read_tokens`, `cache_write_tokens`,
@@ -51,8 +53,7 @@ class Usage:
     """Separately billed calls, as (fee name, count), for example `(("web_search", 2),)`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, gc=False):
     """A request for tokens, as parsed from a body: everything a quote needs, nothing a provider's dialect needs."""
 
     model: str
@@ -75,8 +76,7 @@ class Call:
     """Separately billed calls that the request allows, as (fee name, the largest count)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(Struct, frozen=True, gc=False):
     """Bounds on the price of a call. `floor_nano <= need_nano <= want_nano`."""
 
     floor_nano: int
@@ -105,8 +105,7 @@ class Period(StrEnum):
     MONTH = "month"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True, gc=False):
     """What a budget belongs to: a `kind` (session, agent or tenant) and a name, within a tenant."""
 
     tenant: str
@@ -117,8 +116,7 @@ class Scope:
         return f"{self.kind} {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True, gc=False):
     """A budget on the path of a call: at no instant may `spent + held` of the scope exceed the cap."""
 
     scope: Scope
@@ -152,8 +150,7 @@ class Reason(StrEnum):
     INTERNAL = "internal_error"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True, gc=False):
     """How a scope stood at one instant of the store."""
 
     scope: Scope
@@ -168,8 +165,7 @@ class Standing:
         return max(0, self.cap_nano - self.spent_nano - self.held_nano)
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True, gc=False):
     """A call that is not forwarded: why, in words for the caller, and the figures behind it."""
 
     reason: Reason
@@ -197,8 +193,7 @@ class Ending(StrEnum):
     """Nobody can say what the provider did: the whole hold is charged and flagged as assumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """One finished request, refused or forwarded: what the log line, the metrics and the span are made of."""
 
     request_id: str
@@ -216,7 +211,7 @@ class Outcome:
     held_nano: int | None = None
     actual_nano: int | None = None
     assumed: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     started_ms: int = 0
     duration_us: int = 0
     overhead_us: int = 0

@@ -1,6 +1,6 @@
 """One admitted call's way to the provider and back: its bytes pass, a meter reads them, and its ending is found out.
 
-Whatever happens - an error, a timeout, a caller who leaves, a shutdown - an exchange ends with exactly one settlement.
+Whatever happens - an error, a timeout, a caller who leaves, a shutdown - an exchange ends in a way that can be charged.
 """
 
 import asyncio
@@ -142,12 +142,11 @@ class Exchange:
         # SDKs hang up at the terminal event without reading the rest: that is no cut.
         return Ending.COMPLETE if reading.complete else Ending.CUT
 
-    async def settle(self) -> Charge:
-        """Find the charge and post it: in the background, whatever happens to the caller."""
+    async def charge(self) -> Charge:
+        """What the call is charged, by how it ended."""
         progress = self.progress
         if progress.charge is None:
             progress.charge = await self._gate.assess(self._ticket, progress.ending, progress.reading())
-        self._gate.settle(self._ticket, progress.charge)
         return progress.charge
 
 

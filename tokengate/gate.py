@@ -8,11 +8,12 @@ admitted call must be settled, once, however it ends.
 import asyncio
 import math
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from tokengate.budgets import Policy, TypicalOutput, limits
 from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
@@ -36,8 +37,7 @@ _RENEWALS_A_LEASE: Final = 3
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True):
     """An admitted call: what is held for it, and what must be known to settle it."""
 
     hold_id: str
@@ -54,8 +54,7 @@ class Ticket:
     """The tightest limit, with this hold in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """What a call is charged, and on what ground."""
 
     ending: Ending
@@ -140,10 +139,8 @@ class Gate:
             return request.call
 
     async def _reserve(self, ask: Ask) -> Verdict:
-        ahead = self._lines.ahead(limit.scope for limit in ask.limits)
-        if ahead is None or not ask.exact:
-            return await self._ledger.reserve(ask)
-        if self._lines.full:
+        ahead = self._lines.ahead(ask.limits)
+        if ahead is None or not ask.exact or self._lines.full:
             return await self._ledger.reserve(ask)
         return await self._lines.wait(ahead, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
 
@@ -170,8 +167,8 @@ class Gate:
         seen = await self._count_seen(ticket, reading)
         return Charge(Ending.CUT, self._cost(ticket, seen), assumed=True, usage=seen)
 
-    def settle(self, ticket: Ticket, charge: Charge) -> None:
-        """Post a charge, in the background and until it is known to be posted."""
+    async def settle(self, ticket: Ticket, charge: Charge) -> None:
+        """Post a charge, and try until it is known to be posted; do it in the `background`."""
         settlement = Settlement(
             ticket.hold_id,
             ticket.session,
@@ -182,7 +179,7 @@ class Gate:
             ticket.price.model,
             charge.usage,
         )
-        self.background(self._post(settlement))
+        await self._post(settlement)
 
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
         price = ticket.price
@@ -237,7 +234,7 @@ class Gate:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _SETTLE_PAUSE_MAX_S)
             else:
-                self._lines.settled(limit.scope for limit in settlement.limits)
+                self._lines.settled(settlement.limits)
                 return
 
     def _release(self, hold_id: str, session: Session, path: tuple[Limit, ...], model: str) -> None:

@@ -124,17 +124,31 @@ async def read_body(inbound: Inbound, receive: Receive, bytes_max: int) -> bytes
     """
     if inbound.content_length is not None and inbound.content_length > bytes_max:
         return _too_large(bytes_max)
+    task, late = asyncio.current_task(), False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        if task is not None:
+            task.cancel()
+
+    # By hand, not `asyncio.timeout`: this is paid by every request.
+    timer = asyncio.get_running_loop().call_later(BODY_READ_TIMEOUT_S, expire)
     try:
-        async with asyncio.timeout(BODY_READ_TIMEOUT_S):
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                body: bytes = message.get("body", b"")
-                return body if len(body) <= bytes_max else _too_large(bytes_max)
-            return await _read_pieces(message, receive, bytes_max)
-    except TimeoutError:
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            return body if len(body) <= bytes_max else _too_large(bytes_max)
+        return await _read_pieces(message, receive, bytes_max)
+    except asyncio.CancelledError:
+        if task is None or not late:
+            raise
+        task.uncancel()
         return Refusal(
             Reason.BODY_INVALID, f"The body did not arrive within {BODY_READ_TIMEOUT_S} s; nothing was forwarded."
         )
+    finally:
+        timer.cancel()
 
 
 async def _read_pieces(message: Message, receive: Receive, bytes_max: int) -> bytes | Refusal:

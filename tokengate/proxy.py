@@ -200,7 +200,7 @@ class Visit:
             proxy.gate.background(self._finish(exchange, ticket))
 
     async def _finish(self, exchange: Exchange, ticket: Ticket) -> None:
-        charge = await exchange.settle()
+        charge = await exchange.charge()
         progress = exchange.progress
         self._record(
             progress.status or (STATUS[progress.reason] if progress.reason else CLIENT_CLOSED),
@@ -213,6 +213,7 @@ class Visit:
             ending=charge.ending,
             usage=charge.usage,
         )
+        await self.proxy.gate.settle(ticket, charge)
 
     def _target(self) -> tuple[str, list[tuple[bytes, bytes]]]:
         upstream = self.proxy.upstream

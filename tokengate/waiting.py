@@ -6,10 +6,10 @@ in other gates. It knows nothing of budgets: it is told whom to wait behind and 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
-from tokengate.domain import Scope
+from tokengate.domain import Limit, Scope
 
 T = TypeVar("T")
 
@@ -26,22 +26,22 @@ class Lines(Generic[T]):
         self._lines: dict[Scope, deque[asyncio.Event]] = {}
         self._waiters = 0
 
-    def ahead(self, scopes: Iterable[Scope]) -> Scope | None:
-        """The first of these scopes that has a line: whoever comes now stands behind it."""
+    def ahead(self, limits: tuple[Limit, ...]) -> Scope | None:
+        """The first scope of a path that has a line: whoever comes now stands behind it."""
         if not self._lines:
             return None
-        return next((scope for scope in scopes if scope in self._lines), None)
+        return next((limit.scope for limit in limits if limit.scope in self._lines), None)
 
     @property
     def full(self) -> bool:
         return self._waiters >= self._waiters_max
 
-    def settled(self, scopes: Iterable[Scope]) -> None:
-        """Something of these scopes was settled: the heads of their lines may try."""
+    def settled(self, limits: tuple[Limit, ...]) -> None:
+        """Something on this path was settled: the heads of its lines may try."""
         if not self._lines:
             return
-        for scope in scopes:
-            line = self._lines.get(scope)
+        for limit in limits:
+            line = self._lines.get(limit.scope)
             if line:
                 line[0].set()
 

@@ -6,9 +6,10 @@ its path or against none, `settle` turns the hold into what was really spent, ex
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from tokengate.domain import Ending, Limit, Scope, Session, Standing, Usage
 
@@ -49,8 +50,7 @@ class Kind(StrEnum):
     """The tenant has as many sessions as it may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True, gc=False):
     """A reservation: `floor_nano <= need_nano <= want_nano`, of which as much is held as is fair."""
 
     hold_id: str
@@ -64,8 +64,7 @@ class Ask:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True, gc=False):
     """The answer to a reservation."""
 
     kind: Kind
@@ -79,8 +78,7 @@ class Verdict:
     """The text that is not an amount."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True, gc=False):
     """What a held call really cost."""
 
     hold_id: str
@@ -94,16 +92,14 @@ class Settlement:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True, gc=False):
     """The answer to a settlement; the same for every repetition."""
 
     charged_nano: int
     repeated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeState:
+class ScopeState(Struct, frozen=True, gc=False):
     """Everything that is known of one scope, for people."""
 
     scope: Scope

@@ -3,29 +3,35 @@
 All keys of a tenant share the hash tag `{tenant}`, so that one script may touch them all on a Redis Cluster.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from tokengate.domain import Scope
 
 PREFIX: Final = "tokengate"
 _HOUR_MS: Final = 3_600_000
+_CACHED: Final = 4096
 
 
+@lru_cache(maxsize=_CACHED)
 def scope(of: Scope) -> str:
     """`tokengate:{default}:session:my-session`: the hash of a session, an agent or a tenant."""
     return f"{PREFIX}:{{{of.tenant}}}:{of.kind}:{of.name}"
 
 
+@lru_cache(maxsize=_CACHED)
 def hold_prefix(tenant: str) -> str:
     """What the keys of a tenant's holds begin with; the rest is the hold's id."""
     return f"{PREFIX}:{{{tenant}}}:hold:"
 
 
+@lru_cache(maxsize=_CACHED)
 def leases(tenant: str) -> str:
     """Sorted set: hold ids by the instant (ms) at which they expire."""
     return f"{PREFIX}:{{{tenant}}}:leases"
 
 
+@lru_cache(maxsize=_CACHED)
 def sessions(tenant: str) -> str:
     """Sorted set: session ids by last activity (ms)."""
     return f"{PREFIX}:{{{tenant}}}:sessions"
@@ -36,6 +42,7 @@ def usage(tenant: str, at_ms: int) -> str:
     return f"{PREFIX}:{{{tenant}}}:usage:{at_ms // _HOUR_MS}"
 
 
+@lru_cache(maxsize=_CACHED)
 def events(tenant: str) -> str:
     """Capped stream: what happened that a person may want to know."""
     return f"{PREFIX}:{{{tenant}}}:events"

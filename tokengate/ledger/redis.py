@@ -9,13 +9,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import hiredis
 
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Limit, Scope, Standing
+from tokengate.domain import Limit, Period, Scope, Standing
 from tokengate.ledger import (
     EXPIRED_TTL_MS,
     RECORD_TTL_MS,
@@ -71,7 +72,8 @@ class RedisLedger:
 
     async def reserve(self, ask: Ask) -> Verdict:
         for _ in range(2):
-            reply = await self._run(self._reserve, *self._reserve_command(ask))
+            names, args = self._reserve_command(ask)
+            reply = await self._run(self._reserve, names, args)
             if reply[0] != b"clock":
                 return _verdict(ask, reply)
             self._skew_ms = int(reply[2]) - _clock_ms()
@@ -96,8 +98,8 @@ class RedisLedger:
         ]
         for limit in ask.limits:
             names.append(keys.scope(limit.scope))
-            args.append(format_usd(limit.cap_default_nano, 9))
-            args.append(",".join(map(str, self._windows(limit))))
+            args.append(_cap_text(limit.cap_default_nano))
+            args.append("" if limit.period is Period.NONE else ",".join(map(str, self._windows(limit))))
         return names, args
 
     async def settle(self, settlement: Settlement) -> Settled:
@@ -108,23 +110,20 @@ class RedisLedger:
             keys.usage(tenant, self._now()),
             keys.events(tenant),
         ]
-        names.extend(keys.scope(limit.scope) for limit in settlement.limits)
-        reply = await self._run(
-            self._settle,
-            names,
-            [
-                self.now_ms,
-                settlement.hold_id,
-                settlement.cost_nano,
-                "1" if settlement.assumed else "0",
-                settlement.ending.value,
-                settlement.model,
-                settlement.usage.input_tokens,
-                settlement.usage.output_tokens,
-                RECORD_TTL_MS,
-                USAGE_TTL_S,
-            ],
-        )
+        names.extend([keys.scope(limit.scope) for limit in settlement.limits])
+        args: list[str | int] = [
+            self.now_ms,
+            settlement.hold_id,
+            settlement.cost_nano,
+            "1" if settlement.assumed else "0",
+            settlement.ending.value,
+            settlement.model,
+            settlement.usage.input_tokens,
+            settlement.usage.output_tokens,
+            RECORD_TTL_MS,
+            USAGE_TTL_S,
+        ]
+        reply = await self._run(self._settle, names, args)
         return Settled(int(reply[0]), reply[1] == 1)
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
@@ -174,8 +173,14 @@ class RedisLedger:
 
     async def _run(self, script: Script, names: Sequence[str], args: Sequence[str | int]) -> Reply:
         if self._digests_allowed:
+            command = ("EVALSHA", script.digest, len(names), *names, *args)
             try:
-                return await self._command("EVALSHA", script.digest, len(names), *names, *args)
+                reply = await self._link.call(*command)
+                if not isinstance(reply, hiredis.ReplyError):
+                    return reply
+                return await self._again(_understand(reply, self._link), *command)
+            except LinkLost as error:
+                return await self._again(str(error), *command)
             except _MissingScript:
                 pass
             except _Forbidden:
@@ -230,6 +235,11 @@ def _understand(error: hiredis.ReplyError, link: Pipe) -> str:
         raise _Forbidden(text)
     # OOM, MISCONF, WRONGTYPE, an error in a script: repeating it would change nothing.
     raise StoreUnavailable(text)
+
+
+@lru_cache(maxsize=64)
+def _cap_text(cap_nano: int) -> str:
+    return format_usd(cap_nano, 9)
 
 
 def _clock_ms() -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from tokengate.domain import Call, Reason, Refusal, Usage
 from tokengate.tokens import Count
 
@@ -71,8 +73,7 @@ class UnpricedFeature(RequestError):
     """The body asks for something that could cost money and has no price here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True, gc=False):
     """What a meter has learnt from the response so far."""
 
     usage: Usage | None
