@@ -111,7 +111,7 @@ def _look_at_image(image: Any, path: str, rule: ImageRule, found: Survey) -> Non
         size = base64_image_size(payload) if head.endswith(";base64") else None
         found.media_bytes += len(url)
     elif url[: len(_DATA_URL)].lower() == _DATA_URL:
-        raise UnpricedFeature(f"{path}.url is data, but not of an image.", f"{path}.url")
+        raise UnpricedFeature(f"{path}.url is data, but not an image in base64.", f"{path}.url")
     found.media_tokens += rule.tokens(size, detail if type(detail) is str else "auto")
 
 

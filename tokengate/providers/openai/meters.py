@@ -160,7 +160,7 @@ def _end_of(tail: bytes) -> dict[str, Any] | None:
         position = tail.rfind(name)
         if position >= 0:
             end = _parse(b"{" + tail[position:])
-            if end is not None and "usage" in end:
+            if end is not None and type(end.get("usage")) is dict:
                 return end
     return None
 
@@ -186,6 +186,7 @@ class StreamMeter:
         "_expected",
         "_is_usage_last",
         "_seen",
+        "_seen_bytes",
         "_usage",
     )
 
@@ -199,6 +200,7 @@ class StreamMeter:
         self._events: list[Event] = []
         self._events_bytes = 0
         self._seen: list[bytes] = []
+        self._seen_bytes = 0
         self._bytes_seen = 0
 
     def feed(self, chunk: bytes) -> bytes:
@@ -242,6 +244,8 @@ class StreamMeter:
 
     def _note(self, event: Event) -> bool:
         """Learn from an event, and take out of it what nobody asked for; whether it is to be passed on."""
+        if self._done:
+            return True
         raw = event.raw
         if raw.startswith(b"data: [DONE]") or (_DONE in raw and event.data.startswith(_DONE)):
             self._done = True
@@ -275,9 +279,9 @@ class StreamMeter:
                 continue
             answer = _parse(data)
             text = generated_text(answer).encode() if answer is not None else data
-            space = OUTPUT_SEEN_BYTES_MAX - self._bytes_seen
-            if answer is not None and space > 0:
-                self._seen.append(text[:space])
+            if answer is not None and self._seen_bytes < OUTPUT_SEEN_BYTES_MAX:
+                self._seen.append(text[: OUTPUT_SEEN_BYTES_MAX - self._seen_bytes])
+                self._seen_bytes += len(self._seen[-1])
             self._bytes_seen += len(text)
         self._events.clear()
         self._events_bytes = 0
