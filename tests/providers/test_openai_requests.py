@@ -375,6 +375,15 @@ def test_the_bound_in_bytes_is_never_below_the_exact_count(
     assert request.count_input(count) == unclamped
 
 
+@pytest.mark.parametrize("member", ["unknown", "tool_choice", "response_format", "prediction"])
+def test_a_structure_is_bounded_in_every_notation_in_which_it_may_be_shown(member: str) -> None:
+    document = {"model": "m", "messages": HELLO, member: [1, "é"] * 500}
+    request = ChatCompletions().parse(dumps(document))
+    assert request._count(request._document, count) <= request.call.input_tokens_max
+    prompt = Completions().parse(dumps({"model": "m", "prompt": "hello", member: [1, "é"] * 500}))
+    assert prompt._count(prompt._document, count) <= prompt.call.input_tokens_max
+
+
 def texts_of(value: Any) -> int:
     """The tokens of every text in a structure, on its own: less than any provider could bill."""
     if isinstance(value, str):

@@ -56,8 +56,12 @@ NOT_IN_PROMPT: Final = frozenset(
 )
 """Members that steer an answer and are not shown to the model (https://developers.openai.com/api/reference)."""
 
-SCHEMAS: Final = frozenset({"tools", "functions", "response_format"})
-_IN_PROMPT: Final = SCHEMAS | {"messages", "tool_choice", "function_call", "prediction", "prompt", "suffix", "input"}
+_TEXTS: Final = frozenset({"messages", "prompt", "suffix", "input"})
+_STRUCTURES: Final = frozenset(
+    {"tools", "functions", "response_format", "tool_choice", "function_call", "prediction", "web_search_options"}
+)
+SHOWN_AS_SENT: Final = NOT_IN_PROMPT | _TEXTS
+"""Members of which the model is shown nothing or the texts themselves; it may be shown others in another notation."""
 
 _UNPRICED: Final = {
     "data_sources": "data of Azure's own retrieval",
@@ -71,7 +75,7 @@ _UNPRICED: Final = {
 """Members that OpenAI-compatible servers (Azure OpenAI, Qwen, LiteLLM, OpenRouter, xAI) bill beyond the tokens of the
 request, or that make what is priced not what is obeyed."""
 
-KNOWN: Final = NOT_IN_PROMPT | _IN_PROMPT | {"web_search_options"}
+KNOWN: Final = SHOWN_AS_SENT | _STRUCTURES
 _MEANT: Final = KNOWN | _UNPRICED.keys()
 
 

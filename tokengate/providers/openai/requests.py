@@ -117,9 +117,8 @@ class ChatCompletions:
             raise MalformedRequest("messages must be a list of at least one message.", "messages")
         found = survey(messages, name)
         text_tokens = len(body) - found.media_bytes + MESSAGE_TOKENS * len(messages) + REPLY_TOKENS
-        if found.replayed or not fields.SCHEMAS.isdisjoint(document):
-            text_tokens += escapes_max(body) + COMMA_TOKENS * body.count(b",")
-            text_tokens += TOOL_TOKENS * _tools(document) + REPLAY_TOKENS * found.replayed
+        if found.replayed or not document.keys() <= fields.SHOWN_AS_SENT:
+            text_tokens += _notation_tokens(body) + TOOL_TOKENS * _tools(document) + REPLAY_TOKENS * found.replayed
         output_audio = _speaks(document)
         predicted = _predicted_tokens(document)
         call = Call(
@@ -165,7 +164,7 @@ class Completions:
         model = fields.read_model(document)
         stream = fields.read_flag(document, "stream")
         prompts = _inputs(document, "prompt") if document.get("prompt") is not None else 1
-        tokens_max = len(body) + REPLY_TOKENS
+        tokens_max = _prompts_tokens_max(body, document)
         call = Call(
             model=model,
             stream=stream,
@@ -190,7 +189,7 @@ class Embeddings:
             fields.refuse_unpriced(unknown, document)
         model = fields.read_model(document)
         _inputs(document, "input")
-        tokens_max = len(body) + REPLY_TOKENS
+        tokens_max = _prompts_tokens_max(body, document)
         call = Call(
             model=model,
             stream=False,
@@ -201,6 +200,15 @@ class Embeddings:
             service_tier=fields.read_service_tier(document),
         )
         return OpenAIRequest(call, body, document, Expected(produces_output=False), partial(_count_inputs, "input"))
+
+
+def _notation_tokens(body: bytes) -> int:
+    """What the notation in which a model is shown schemas and calls of tools can add to the bytes of their JSON."""
+    return escapes_max(body) + COMMA_TOKENS * body.count(b",")
+
+
+def _prompts_tokens_max(body: bytes, document: dict[str, Any]) -> int:
+    return len(body) + REPLY_TOKENS + (0 if document.keys() <= fields.SHOWN_AS_SENT else _notation_tokens(body))
 
 
 def _asked(document: dict[str, Any], names: tuple[str, ...], unseen_tokens: int) -> int | None:
