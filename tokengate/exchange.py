@@ -99,7 +99,10 @@ class Exchange:
         gathered.append(meter.finish())
         body = b"".join(gathered)
         ending = Ending.REJECTED if response.status >= 300 else Ending.COMPLETE
-        self.progress.charge = charge = await self._gate.assess(self._ticket, ending, meter.reading())
+        charge = self._gate.assess(self._ticket, ending, reading := meter.reading())
+        if charge is None:
+            charge = await self._gate.assess_by_counting(self._ticket, reading)
+        self.progress.charge = charge
         head = [pair for pair in head if pair[0] != b"content-length"]
         head.append((b"content-length", b"%d" % len(body)))
         head.append((b"x-tokengate-cost-usd", format_usd(charge.cost_nano).encode()))
@@ -141,13 +144,6 @@ class Exchange:
             return Ending.COMPLETE if reading is not None and reading.complete else Ending.UNKNOWN
         # SDKs hang up at the terminal event without reading the rest: that is no cut.
         return Ending.COMPLETE if reading.complete else Ending.CUT
-
-    async def charge(self) -> Charge:
-        """What the call is charged, by how it ended."""
-        progress = self.progress
-        if progress.charge is None:
-            progress.charge = await self._gate.assess(self._ticket, progress.ending, progress.reading())
-        return progress.charge
 
 
 def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, bytes]], str]:

@@ -32,6 +32,7 @@ SETTLE_RETRY_S: Final = 300
 """How long a settlement is repeated while the store is away; after that the hold's lease runs out, charged in full."""
 
 _SETTLE_PAUSE_MAX_S: Final = 5.0
+_NOTHING: Final = Usage()
 _RENEWALS_A_LEASE: Final = 3
 
 log = structlog.get_logger()
@@ -90,7 +91,9 @@ class Gate:
         self._tenant = tenant
         self._typical = TypicalOutput()
         self._held: set[str] = set()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._unsettled: list[Settlement] = []
+        self._settler: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     # --- admission ---
 
@@ -152,34 +155,55 @@ class Gate:
 
     # --- settlement ---
 
-    async def assess(self, ticket: Ticket, ending: Ending, reading: Reading | None) -> Charge:
-        """What a call is charged. Waits only where text must be counted."""
-        usage = reading.usage if reading is not None else None
+    def assess(self, ticket: Ticket, ending: Ending, reading: Reading | None) -> Charge | None:
+        """What a call is charged; None if text must be counted first: `assess_by_counting`."""
         if ending is Ending.REJECTED:
-            return Charge(ending, 0, assumed=False, usage=Usage())
+            return Charge(ending, 0, False, _NOTHING)
         if ending is Ending.UNKNOWN or reading is None:
-            return Charge(Ending.UNKNOWN, ticket.grant_nano, assumed=True, usage=Usage())
+            return Charge(Ending.UNKNOWN, ticket.grant_nano, True, _NOTHING)
+        usage = reading.usage
         if usage is not None:
             self._observe(ticket, usage, reading)
-            return Charge(ending, self._cost(ticket, usage), assumed=False, usage=usage)
+            return Charge(ending, self._cost(ticket, usage), False, usage)
         if reading.hidden_output:
-            return Charge(ending, ticket.grant_nano, assumed=True, usage=Usage())
-        seen = await self._count_seen(ticket, reading)
-        return Charge(Ending.CUT, self._cost(ticket, seen), assumed=True, usage=seen)
+            return Charge(ending, ticket.grant_nano, True, _NOTHING)
+        return None
 
-    async def settle(self, ticket: Ticket, charge: Charge) -> None:
-        """Post a charge, and try until it is known to be posted; do it in the `background`."""
-        settlement = Settlement(
-            ticket.hold_id,
-            ticket.session,
-            ticket.limits,
-            charge.cost_nano,
-            charge.assumed,
-            charge.ending,
-            ticket.price.model,
-            charge.usage,
+    async def assess_by_counting(self, ticket: Ticket, reading: Reading) -> Charge:
+        """What a call is charged that was only seen: its input and the text of its answer, not counted too low."""
+        seen = await self._count_seen(ticket, reading)
+        return Charge(Ending.CUT, self._cost(ticket, seen), True, seen)
+
+    def settle(self, ticket: Ticket, charge: Charge) -> None:
+        """Post a charge: soon, together with others, and again until it is known to be posted."""
+        self._held.discard(ticket.hold_id)
+        self._unsettled.append(
+            Settlement(
+                ticket.hold_id,
+                ticket.session,
+                ticket.limits,
+                charge.cost_nano,
+                charge.assumed,
+                charge.ending,
+                ticket.price.model,
+                charge.usage,
+            )
         )
-        await self._post(settlement)
+        if self._settler is None:
+            self._settler = self.background(self._settle_all())
+
+    async def _settle_all(self) -> None:
+        """One round trip after the other, each with all that has gathered during the last."""
+        try:
+            while self._unsettled:
+                batch, self._unsettled = self._unsettled, []
+                unknown = await self._ledger.settle_all(batch)
+                for settlement in unknown:
+                    self.background(self._post(settlement))
+                for settlement in batch:
+                    self._lines.settled(settlement.limits)
+        finally:
+            self._settler = None
 
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
         price = ticket.price
@@ -215,7 +239,6 @@ class Gate:
             return len(text.encode())
 
     async def _post(self, settlement: Settlement) -> None:
-        self._held.discard(settlement.hold_id)
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_RETRY_S
         pause_s = 0.1
@@ -244,11 +267,12 @@ class Gate:
         )
         self.background(self._post(nothing))
 
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
+    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do what must be done whatever becomes of the request: `drain` waits for it, no disconnect cancels it."""
         task = asyncio.get_running_loop().create_task(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     # --- life ---
 
@@ -271,10 +295,13 @@ class Gate:
 
     async def drain(self, grace_s: float) -> int:
         """Wait until everything is settled; gives how many settlements are still not posted after the grace."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_s
         await asyncio.sleep(0)  # requests that were cancelled just now have yet to say how they ended
-        if self._settling:
-            await asyncio.wait(set(self._settling), timeout=grace_s)
-        return len(self._settling)
+        while self._background and loop.time() < until:
+            # One may give rise to another.
+            await asyncio.wait(set(self._background), timeout=until - loop.time())
+        return len(self._background)
 
 
 def _ask(hold_id: str, session: Session, path: tuple[Limit, ...], bounds: Quote, model: str, *, exact: bool) -> Ask:

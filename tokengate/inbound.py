@@ -7,7 +7,7 @@ cannot be metered while it passes.
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tokengate.domain import Reason, Refusal
 
@@ -16,6 +16,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[ASGIScope, Receive, Send], Awaitable[None]]
+
+CONNECTION: Final = "tokengate.connection"
+"""The ASGI extension by which our server hands a request the `Connection` that it came on."""
 
 BODY_READ_TIMEOUT_S: Final = 60
 """How long a caller may take to send its body."""
@@ -53,6 +56,17 @@ _STAYS_HOME: Final = HOP_BY_HOP | {
 }
 
 _IDENTITY: Final = (b"accept-encoding", b"identity")
+
+
+class Connection(Protocol):
+    """The caller's connection.
+
+    uvicorn's `send` succeeds silently on one that is closed, and a task that waits for `http.disconnect` would cost
+    every request more than its whole parsing does: so whoever serves it is told by a call.
+    """
+
+    on_lost: Callable[[], None] | None
+    """Called once when the connection closes, if it is set."""
 
 
 class ClientGone(Exception):

@@ -17,9 +17,19 @@ import structlog
 
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
 from tokengate.exchange import Exchange, Progress
-from tokengate.gate import Gate, Ticket
-from tokengate.inbound import HOP_BY_HOP, ASGIScope, ClientGone, Inbound, Receive, Send, read_body
-from tokengate.providers import STATUS, Dialect, Endpoint, RequestError, Router, UnpricedFeature
+from tokengate.gate import Charge, Gate, Ticket
+from tokengate.inbound import (
+    CONNECTION,
+    HOP_BY_HOP,
+    ASGIScope,
+    ClientGone,
+    Connection,
+    Inbound,
+    Receive,
+    Send,
+    read_body,
+)
+from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Router, UnpricedFeature
 from tokengate.session import Identity, without_session
 from tokengate.telemetry import Telemetry
 from tokengate.upstream import Transport, UpstreamError, UpstreamTimeout
@@ -97,6 +107,7 @@ class Visit:
     """One request, from its head to its log line."""
 
     __slots__ = (
+        "connection",
         "dialect",
         "dispatched_ns",
         "endpoint",
@@ -123,6 +134,7 @@ class Visit:
         self.started_ns = time.perf_counter_ns()
         self.dispatched_ns = 0
         self.inbound = Inbound(scope)
+        self.connection: Connection = scope["extensions"][CONNECTION]
         self.dialect = proxy.dialect
         self.endpoint = ""
         self.model = ""
@@ -170,19 +182,21 @@ class Visit:
         except RequestError as error:
             return await self.refuse(_bad_request(error))
         self.model, self.stream = request.call.model, request.call.stream
-        watch = self._watch()
+        connection = self.connection
+        self.task = asyncio.current_task()
+        connection.on_lost = self._caller_left
         try:
             admitted = await proxy.gate.admit(request, session, self.request_id)
             if isinstance(admitted, Refusal):
                 return await self.refuse(admitted)
             await self._exchange(admitted)
         except asyncio.CancelledError:
-            if not self.gone:
+            if not self.gone or self.task is None:
                 raise
-            # The cancellation was our own watch's; whoever waits for this task must not see it.
-            _task().uncancel()
+            # The cancellation was our own; whoever waits for this task must not see it.
+            self.task.uncancel()
         finally:
-            watch.cancel()
+            connection.on_lost = None
         return None
 
     async def _exchange(self, ticket: Ticket) -> None:
@@ -196,12 +210,24 @@ class Visit:
             if exchange.progress.refusal is not None:
                 await self._answer(exchange.progress.refusal)
         finally:
-            # In a task of its own: neither a caller who left nor a shutdown may cancel what must be settled.
-            proxy.gate.background(self._finish(exchange, ticket))
+            self._conclude(exchange, ticket)
 
-    async def _finish(self, exchange: Exchange, ticket: Ticket) -> None:
-        charge = await exchange.charge()
-        progress = exchange.progress
+    def _conclude(self, exchange: Exchange, ticket: Ticket) -> None:
+        """Settle and record, at once if the charge is known; if text must be counted first, then in the background."""
+        progress, gate = exchange.progress, self.proxy.gate
+        reading = progress.reading()
+        charge = progress.charge or gate.assess(ticket, progress.ending, reading)
+        if charge is not None:
+            self._settle(ticket, progress, charge)
+        elif reading is not None:
+            # In a task of its own: neither a caller who left nor a shutdown may cancel what must be settled.
+            gate.background(self._conclude_by_counting(ticket, progress, reading))
+
+    async def _conclude_by_counting(self, ticket: Ticket, progress: Progress, reading: Reading) -> None:
+        self._settle(ticket, progress, await self.proxy.gate.assess_by_counting(ticket, reading))
+
+    def _settle(self, ticket: Ticket, progress: Progress, charge: Charge) -> None:
+        self.proxy.gate.settle(ticket, charge)
         self._record(
             progress.status or (STATUS[progress.reason] if progress.reason else CLIENT_CLOSED),
             ticket=ticket,
@@ -213,7 +239,6 @@ class Visit:
             ending=charge.ending,
             usage=charge.usage,
         )
-        await self.proxy.gate.settle(ticket, charge)
 
     def _target(self) -> tuple[str, list[tuple[bytes, bytes]]]:
         upstream = self.proxy.upstream
@@ -279,14 +304,8 @@ class Visit:
         await self.send({"type": "http.response.start", "status": STATUS[refusal.reason], "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def _watch(self) -> "asyncio.Task[None]":
-        """Stop this task when the caller's connection closes."""
-        self.task = _task()
-        return asyncio.get_running_loop().create_task(self._watch_caller())
-
-    async def _watch_caller(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+    def _caller_left(self) -> None:
+        """The caller's connection has closed: stop the provider, and whatever else this request waits for."""
         self.gone = True
         if self.task is not None:
             self.task.cancel()
@@ -331,13 +350,6 @@ class Visit:
                 first_byte_us=(first_byte_ns - self.started_ns) // 1000 if first_byte_ns else None,
             )
         )
-
-
-def _task() -> "asyncio.Task[object]":
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a request is served within a task")
-    return task
 
 
 def _plain(path: str) -> bool:

@@ -2,6 +2,9 @@
 
 SIGTERM and SIGINT stop accepting, let what is in flight finish for `SHUTDOWN_GRACE_S`, settle, and end; a second one
 does not wait. SIGHUP reads the price table anew: a table that cannot be used is reported and the old one stays.
+
+For a first try without an account, `--simulate-without-key` puts the simulated provider behind the gate, and says so.
+What is said to a person goes to standard error: standard output has nothing but the log.
 """
 
 import argparse
@@ -10,10 +13,13 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -23,6 +29,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokengate import __version__
 from tokengate.app import App, load_prices, open_app
+from tokengate.inbound import CONNECTION
+from tokengate.money import format_usd
 from tokengate.pricing import PriceTableError
 from tokengate.settings import Settings, SettingsError, load
 from tokengate.store import StoreError
@@ -38,18 +46,31 @@ HEAD_BYTES_MAX: Final = 1024 * 1024
 
 ROLES: Final = ("all", "sidecar")
 
+SIMULATED_PORT: Final = 8001
+"""Where the simulated provider listens, if that port is free; else on any that is."""
+
+SIMULATED_GRACE_S: Final = 1
+
 log = structlog.get_logger()
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with a bound on the head of a request, which httptools does not have."""
+    """uvicorn's, with a bound on the head of a request (httptools has none), and news of a lost connection."""
 
     _head_bytes = 0
+    on_lost: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever serves the request that is under way."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def on_message_begin(self) -> None:
-        """Begin to count."""
+        """Begin a request."""
         self._head_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
@@ -82,10 +103,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(settings: Settings, role: str) -> None:
+async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     listener = _listen(settings.host, settings.port)
-    async with open_app(settings, role, owner) as app:
+    async with contextlib.AsyncExitStack() as stack:
+        if simulate:
+            settings = settings.model_copy(update={"openai_base_url": await stack.enter_async_context(_simulated())})
+        app = await stack.enter_async_context(open_app(settings, role, owner))
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -111,8 +135,61 @@ async def _serve(settings: Settings, role: str) -> None:
             provider_key="ours" if settings.openai_api_key else "the caller's",
             pid=os.getpid(),
         )
+        if guide:
+            _say(_guide(settings, simulate=simulate))
         await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+@asynccontextmanager
+async def _simulated() -> AsyncIterator[str]:
+    """The simulated provider, in this event loop and for as long as the gate serves; gives its base URL."""
+    from tokengate.simulate import create_app  # noqa: PLC0415 - only a first try needs it
+
+    host = "127.0.0.1"
+    try:
+        listener = _listen(host, SIMULATED_PORT)
+    except OSError:
+        listener = _listen(host, 0)
+    server = Server(
+        uvicorn.Config(
+            create_app(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SIMULATED_GRACE_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://{host}:{listener.getsockname()[1]}/v1"
+    finally:
+        server.stop()
+        await serving
+
+
+def _guide(settings: Settings, *, simulate: bool) -> str:
+    """What a person needs to know to try the gate that has just been started."""
+    url, budget = f"http://{settings.host}:{settings.port}/v1", format_usd(settings.default_budget)
+    if simulate:
+        provider = (
+            f"OPENAI_API_KEY is not set: a simulated provider answers ({settings.openai_base_url}), free of charge."
+        )
+    else:
+        provider = f"Calls are forwarded to {settings.openai_base_url} and may cost money."
+    command = "tokengate" if shutil.which("tokengate") else os.path.relpath(Path(sys.executable).with_name("tokengate"))
+    return f"""
+TokenGate is ready: {url} instead of https://api.openai.com/v1.
+{provider}
+Each session has a budget of ${budget}. Try:
+
+  curl {url}/chat/completions -H 'Content-Type: application/json' -H 'X-Session-ID: my-session' \\
+    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  {command} get-budget my-session
+
+Ctrl-C stops it. Each request is a line of JSON below.
+"""
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -157,19 +234,31 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--host", help="the address to listen on (HOST)")
     parser.add_argument("--port", type=int, help="the port to listen on (PORT)")
+    parser.add_argument(
+        "--simulate-without-key",
+        action="store_true",
+        help="while neither OPENAI_API_KEY nor OPENAI_BASE_URL is set, put the simulated provider behind the gate",
+    )
     options = parser.parse_args(arguments)
-    given = {name.upper(): str(value) for name, value in vars(options).items() if name != "role" and value is not None}
+    given = {name: str(value) for name, value in (("HOST", options.host), ("PORT", options.port)) if value is not None}
     try:
         loaded = load({**os.environ, **given})
     except SettingsError as error:
-        print("The settings cannot be used:", *error.faults, sep="\n  ", file=sys.stderr)  # noqa: T201
+        _say("\n  ".join(["The settings cannot be used:", *error.faults]))
         return 2
+    guide: bool = options.simulate_without_key
+    simulate = guide and loaded.sources["openai_api_key"] == loaded.sources["openai_base_url"] == "default"
     configure_logging(logging.getLevelNamesMapping()[loaded.settings.log_level])
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        uvloop.run(_serve(loaded.settings, options.role))
+        uvloop.run(_serve(loaded.settings, options.role, simulate=simulate, guide=guide))
     except (StoreError, PriceTableError, OSError, ValueError) as error:
-        print(f"tokengate serve: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"tokengate serve: {error}")
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    """Tell the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -139,6 +139,10 @@ class Ledger(Protocol):
         """Free the hold and record the cost: once, whatever is repeated; corrects a hold that has expired meanwhile."""
         ...
 
+    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        """Settle many at once; gives those whose outcome is not known, to be settled singly. Never raises."""
+        ...
+
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
         """Extend the leases of holds; gives the ids that are no longer held (expired, settled or lost)."""
         ...

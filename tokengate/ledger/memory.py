@@ -125,6 +125,11 @@ class MemoryLedger:
         self._accounts[settlement.limits[0].scope].requests += 1
         return Settled(cost, repeated=False)
 
+    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        for settlement in settlements:
+            await self.settle(settlement)
+        return []
+
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002
         gone = []
         for hold_id in hold_ids:

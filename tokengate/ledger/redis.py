@@ -76,7 +76,7 @@ class RedisLedger:
             reply = await self._run(self._reserve, names, args)
             if reply[0] != b"clock":
                 return _verdict(ask, reply)
-            self._skew_ms = int(reply[2]) - _clock_ms()
+            self._skew_ms = reply[2] - _clock_ms()
         raise LedgerError("the store's clock does not stand still long enough to find the budget's period")
 
     def _reserve_command(self, ask: Ask) -> tuple[list[str], list[str | int]]:
@@ -103,6 +103,20 @@ class RedisLedger:
         return names, args
 
     async def settle(self, settlement: Settlement) -> Settled:
+        reply = await self._run(self._settle, *self._settle_command(settlement))
+        return Settled(reply[0], reply[1] == 1)
+
+    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        if not self._digests_allowed:
+            return list(settlements)
+        digest = self._settle.digest
+        replies = []
+        for settlement in settlements:
+            names, args = self._settle_command(settlement)
+            replies.append(self._link.call("EVALSHA", digest, len(names), *names, *args))
+        return [settlements[index] for index, reply in enumerate(replies) if not await _answered(reply)]
+
+    def _settle_command(self, settlement: Settlement) -> tuple[list[str], list[str | int]]:
         tenant = settlement.session.tenant
         names = [
             keys.hold_prefix(tenant) + settlement.hold_id,
@@ -123,8 +137,7 @@ class RedisLedger:
             RECORD_TTL_MS,
             USAGE_TTL_S,
         ]
-        reply = await self._run(self._settle, names, args)
-        return Settled(int(reply[0]), reply[1] == 1)
+        return names, args
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
         gone: list[str] = []
@@ -215,6 +228,14 @@ class RedisLedger:
         raise StoreUnavailable(why)
 
 
+async def _answered(reply: asyncio.Future[Reply]) -> bool:
+    """Whether a command was carried out, as far as is known."""
+    try:
+        return not isinstance(await reply, hiredis.ReplyError)
+    except LinkLost:
+        return False
+
+
 class _MissingScript(LedgerError):
     """The server does not have the script of that digest (NOSCRIPT)."""
 
@@ -247,19 +268,18 @@ def _clock_ms() -> int:
 
 
 def _verdict(ask: Ask, reply: Reply) -> Verdict:
-    verdict, grant, now, index, cap, spent, held, resets_at, detail, until = reply
+    verdict, grant, now, index, cap, spent, held, resets_at, until, detail = reply
+    standing = Standing(ask.limits[index - 1].scope, cap, spent, held, resets_at or None)
+    if verdict == b"held":
+        return Verdict(Kind.HELD, grant, now, standing)
     kind = Kind(verdict.decode())
-    limit = ask.limits[index - 1]
-    standing = Standing(limit.scope, int(cap), int(spent), int(held), int(resets_at) if resets_at else None)
-    if kind is Kind.HELD:
-        return Verdict(kind, int(grant), int(now), standing)
     return Verdict(
         kind,
-        int(grant),
-        int(now),
+        grant,
+        now,
         standing,
         frozen_reason=detail.decode(errors="replace") if kind is Kind.FROZEN else None,
-        frozen_until_ms=int(until) if until else None,
+        frozen_until_ms=until or None,
         invalid=detail.decode(errors="replace") if kind is Kind.INVALID else None,
     )
 

@@ -4,8 +4,8 @@
 -- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 owner  4 lease_ms  5 floor  6 need  7 want (nano-USD)
 --       8 share  9 exact ('1' | '0')  10 session id  11 model  12 sessions_max
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
--- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms ('' if never),
---       detail, until_ms        (amounts in nano-USD)
+-- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
+--       until_ms (0: for ever), detail        (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
 --   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
 --   clock: the boundaries do not reach the server's now; ask again with others
 
@@ -19,7 +19,7 @@ local function load(index)
     'frozen', 'frozen_until_ms', 'last_active_ms')
   local scope = {
     key = key, index = index, change = {}, new = not was[9], last_active = tonumber(was[9]) or 0,
-    epoch = tonumber(was[5]) or 0, resets_at = '',
+    epoch = tonumber(was[5]) or 0, resets_at = 0,
     spent_text = was[3] or '0', held_text = was[4] or '0', frozen = was[7] == '1', frozen_until = tonumber(was[8]),
   }
   function scope.put(field, value)
@@ -57,20 +57,20 @@ local function load(index)
       scope.put('period_start_ms', integer(start))
       scope.put('resets_at_ms', integer(finish))
     end
-    scope.resets_at = integer(finish)
+    scope.resets_at = finish
   end
   return scope
 end
 
 local function answer(verdict, grant, scope, detail, until_ms)
-  return { verdict, integer(grant), integer(now), scope.index, integer(scope.cap or 0), integer(scope.spent or 0),
-    integer(scope.held or 0), scope.resets_at, detail or '', until_ms or '' }
+  return { verdict, grant, now, scope.index, scope.cap or 0, scope.spent or 0, scope.held or 0, scope.resets_at,
+    until_ms or 0, detail or '' }
 end
 
 local scopes, tightest, headroom = {}, nil, nil
 for index = 1, #KEYS - 3 do
   local scope = load(index)
-  if not scope then return { 'clock', '0', integer(now) } end
+  if not scope then return { 'clock', 0, now } end
   scopes[index] = scope
   local free = not scope.bad and scope.cap - scope.spent - scope.held
   if free and (headroom == nil or free < headroom) then tightest, headroom = scope, free end
@@ -96,7 +96,7 @@ end
 for _, scope in ipairs(scopes) do
   if scope.frozen and (not scope.frozen_until or now < scope.frozen_until) then
     local reason = redis.call('HGET', scope.key, 'frozen_reason')
-    return refuse('frozen', scope, reason or '', scope.frozen_until and integer(scope.frozen_until))
+    return refuse('frozen', scope, reason or '', scope.frozen_until)
   end
   if scope.bad then return refuse('invalid', scope, scope.bad) end
 end

@@ -9,7 +9,7 @@ local hold, id, cost, assumed = KEYS[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == 
 local now = clock(ARGV[1])
 local was = redis.call('HMGET', hold, 'state', 'grant', 'path', 'charged')
 local state = was[1]
-if state == 'settled' then return { integer(nano(was[4])), 1 } end
+if state == 'settled' then return { nano(was[4]), 1 } end
 
 local before = 0
 if state == 'held' then
@@ -39,4 +39,4 @@ redis.call('HINCRBY', KEYS[3], ARGV[6] .. ':cost_nano', integer(cost - before))
 redis.call('HINCRBY', KEYS[3], ARGV[6] .. ':input_tokens', ARGV[7])
 redis.call('HINCRBY', KEYS[3], ARGV[6] .. ':output_tokens', ARGV[8])
 if redis.call('HINCRBY', KEYS[3], ARGV[6] .. ':requests', 1) == 1 then redis.call('EXPIRE', KEYS[3], ARGV[10]) end
-return { integer(cost), 0 }
+return { cost, 0 }
