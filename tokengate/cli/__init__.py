@@ -45,7 +45,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 def serve(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
-    """Run the gate until it is told to stop (--role all|sidecar, --host, --port)."""
+    """Run the gate until it is told to stop (--role, --host, --port, --simulate-without-key)."""
     from tokengate.server import main
 
     raise typer.Exit(main(arguments or []))
