@@ -8,6 +8,7 @@ from typing import Final
 from bench.figures import Figure, at_most, told
 from bench.processes import (
     GATE_CORE,
+    base_url,
     free_port,
     gate_command,
     gate_environment,
@@ -36,7 +37,7 @@ def run() -> list[Figure]:
     with redis_server() as redis_url, static_upstream() as upstream:
         for _ in range(STARTS):
             port = free_port()
-            environment = gate_environment(upstream, redis_url, port)
+            environment = gate_environment(base_url(upstream), redis_url, port)
             started = time.monotonic()
             with running(
                 "the gate",

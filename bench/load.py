@@ -5,9 +5,10 @@ import socket
 import statistics
 import subprocess
 import time
+from dataclasses import dataclass
 from typing import Final
 
-from bench.processes import HERE, KEY, BenchError, tool
+from bench.processes import HERE, KEY, BenchError, Hop, tool
 
 WARM_S: Final = 1
 BODY: Final = (
@@ -16,17 +17,28 @@ BODY: Final = (
 )
 
 
-def throughput(port: int, connections: int, seconds: int) -> float:
-    """Requests a second that come back with 200."""
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many requests a second came back with 200, and what each cost the hop in processor time."""
+
+    per_second: float
+    cpu_us: float
+
+
+def throughput(hop: Hop, connections: int, seconds: int) -> Rate:
+    """Ask as fast as a number of connections can."""
+    url = f"http://127.0.0.1:{hop.port}/v1/chat/completions"
     command = [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE / "post.lua"), url]
+    before_s = hop.cpu_s()
     printed = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
+    cpu_s = hop.cpu_s() - before_s
     if "Non-2xx" in printed or "Socket errors" in printed:
         raise BenchError(f"not every request was answered with 200:\n{printed}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    if found is None:
+    requests = re.search(r"(\d+) requests in", printed)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
+    if rate is None or requests is None:
         raise BenchError(f"wrk said nothing that can be read:\n{printed}")
-    return float(found.group(1))
+    return Rate(float(rate.group(1)), 1e6 * cpu_s / int(requests.group(1)))
 
 
 def latencies_us(port: int, requests: int) -> list[float]:

@@ -15,28 +15,27 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Figure, at_least, at_most, told
-from bench.load import WARM_S, median_latency_us, throughput
+from bench.load import WARM_S, throughput
 from bench.processes import (
     GATE_CORE,
     HERE,
     KEY,
     BenchError,
+    Hop,
     all_of,
+    base_url,
     free_port,
     gate,
-    plain_hop,
     redis_server,
     running,
     static_upstream,
 )
+from bench.throughput import added_us, in_turns, median_of
 
 VERSION: Final = "0.1.0"
 ENVIRONMENT: Final = HERE / ".venv-hardcap"
 INSTALL_S_MAX: Final = 300
 CONNECTIONS: Final = 16
-ROUNDS: Final = 5
-SECONDS: Final = 3
-REQUESTS: Final = 1000
 
 CONFIG: Final = """
 listen: {{host: 127.0.0.1, port: {port}}}
@@ -63,46 +62,43 @@ def install() -> Path:
 
 
 @contextmanager
-def hardcap(upstream: str, redis_url: str) -> Iterator[int]:
-    """hardcap with budgets on; gives its port."""
+def hardcap(upstream: int, redis_url: str) -> Iterator[Hop]:
+    """hardcap with budgets on."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-hardcap-") as folder:
         config = Path(folder) / "hardcap.yaml"
-        config.write_text(CONFIG.format(port=port, redis_url=redis_url, upstream=upstream, key=KEY))
+        address = f"http://127.0.0.1:{upstream}"
+        config.write_text(CONFIG.format(port=port, redis_url=redis_url, upstream=address, key=KEY))
         command = [str(install()), "serve", "--config", str(config)]
         environment = {"PATH": os.environ.get("PATH", "")}
-        with running("hardcap", command, port=port, ready_path="/healthz", core=GATE_CORE, env=environment):
-            yield port
+        with running("hardcap", command, port=port, ready_path="/healthz", core=GATE_CORE, env=environment) as process:
+            yield Hop(port, process.pid)
 
 
 def run() -> list[Figure]:
-    """The gate and hardcap in turns, and the plain hop for scale."""
+    """The gate and hardcap in turns."""
     with (
         redis_server() as redis_url,
         static_upstream() as upstream,
-        all_of(gate(upstream, redis_url), hardcap(upstream, redis_url), plain_hop(upstream)) as (mine, theirs, plain),
+        all_of(gate(base_url(upstream), redis_url), hardcap(upstream, redis_url)) as hops,
     ):
-        for port in (mine, theirs, plain):
-            throughput(port, CONNECTIONS, WARM_S)
-        pairs = [
-            (throughput(mine, CONNECTIONS, SECONDS), throughput(theirs, CONNECTIONS, SECONDS)) for _ in range(ROUNDS)
-        ]
-        direct = int(upstream.removesuffix("/v1").rpartition(":")[2])
-        rounds = [[median_latency_us(port, REQUESTS) for port in (mine, theirs, direct)] for _ in range(ROUNDS)]
-        scale = throughput(plain, CONNECTIONS, SECONDS)
-    added = [(ours - alone, peers - alone) for ours, peers, alone in rounds]
+        for hop in hops:
+            throughput(hop, CONNECTIONS, WARM_S)
+        rounds = in_turns(hops, CONNECTIONS)
+        added = added_us(hops, upstream)
     return [
         at_least(
             f"throughput, gate / hardcap, {CONNECTIONS} connections",
-            statistics.median(ours / peers for ours, peers in pairs), "", 2.5,
+            median_of(rounds, lambda found: found[0].per_second / found[1].per_second), "", 2.5,
         ),
-        told("  gate", statistics.median(ours for ours, _ in pairs), "requests/s"),
-        told("  hardcap", statistics.median(peers for _, peers in pairs), "requests/s"),
-        told("  no gate", scale, "requests/s"),
+        told("  gate", median_of(rounds, lambda found: found[0].per_second), "requests/s"),
+        told("  hardcap", median_of(rounds, lambda found: found[1].per_second), "requests/s"),
+        told("processor time a request, gate", median_of(rounds, lambda found: found[0].cpu_us), "us"),
+        told("  hardcap", median_of(rounds, lambda found: found[1].cpu_us), "us"),
         at_most(
             "latency added at one connection, gate / hardcap",
-            statistics.median(ours / peers for ours, peers in added), "", 0.6,
+            statistics.median(mine / theirs for mine, theirs in added), "", 0.6,
         ),
-        told("  gate", statistics.median(ours for ours, _ in added), "us"),
-        told("  hardcap", statistics.median(peers for _, peers in added), "us"),
+        told("  gate", statistics.median(found[0] for found in added), "us"),
+        told("  hardcap", statistics.median(found[1] for found in added), "us"),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,19 @@ OTHER_CORE: Final = _CORES[-1]
 
 class BenchError(RuntimeError):
     """A measurement could not be made; the message says what is missing or what failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A server that stands between the load and the upstream."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """The processor time it has used, in user and in kernel mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def stay_off_the_gates_core() -> None:
@@ -78,7 +92,7 @@ def running(
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         pinned = [tool("taskset"), "-c", str(core), *command]
         # An empty working directory: no .env of whoever runs this may change what is measured.
-        found = {"PYTHONPATH": str(HERE.parent)} | dict(os.environ if env is None else env)
+        found = dict(os.environ if env is None else env) | {"PYTHONPATH": str(HERE.parent)}
         process = subprocess.Popen(pinned, stdout=log, stderr=log, env=found, cwd=folder)
         try:
             deadline = time.monotonic() + READY_S_MAX
@@ -116,7 +130,7 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def nginx(server: str, port: int, core: int, before: str = "") -> Iterator[None]:
+def nginx(server: str, port: int, core: int, before: str = "") -> Iterator[Hop]:
     """An nginx of one process with one server, written as the inside of its `server` block."""
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as folder:
         temp = "".join(
@@ -129,48 +143,53 @@ def nginx(server: str, port: int, core: int, before: str = "") -> Iterator[None]
             f"http {{ access_log off; keepalive_requests 100000000; {temp} {before} "
             f"server {{ listen 127.0.0.1:{port} backlog=4096; {server} }} }}"
         )
-        with running("nginx", [tool("nginx"), "-p", folder, "-c", str(config)], port=port, core=core):
-            yield
+        with running("nginx", [tool("nginx"), "-p", folder, "-c", str(config)], port=port, core=core) as process:
+            yield Hop(port, process.pid)
 
 
 @contextmanager
-def static_upstream() -> Iterator[str]:
-    """The upstream of the throughput measurements: nginx giving one chat completion to every POST; its base URL."""
+def static_upstream() -> Iterator[int]:
+    """The upstream of the throughput measurements: nginx giving one chat completion to every POST; gives its port."""
     port = free_port()
     answer = (HERE / "completion.json").read_text().strip()
     with nginx(f"location / {{ default_type application/json; return 200 '{answer}'; }}", port, OTHER_CORE):
-        yield f"http://127.0.0.1:{port}/v1"
+        yield port
+
+
+def base_url(port: int) -> str:
+    """What clients are told of an upstream."""
+    return f"http://127.0.0.1:{port}/v1"
 
 
 @contextmanager
-def nginx_hop(upstream: str) -> Iterator[int]:
-    """nginx as a plain reverse proxy that keeps its connections and buffers nothing; gives its port."""
+def nginx_hop(upstream: str) -> Iterator[Hop]:
+    """nginx as a plain reverse proxy that keeps its connections and buffers nothing."""
     port = free_port()
     authority = upstream.removeprefix("http://").partition("/")[0]
     server = "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ''; "
     server += "proxy_buffering off; proxy_request_buffering off; }"
-    with nginx(server, port, GATE_CORE, f"upstream up {{ server {authority}; keepalive 128; }}"):
-        yield port
+    with nginx(server, port, GATE_CORE, f"upstream up {{ server {authority}; keepalive 128; }}") as hop:
+        yield hop
 
 
 @contextmanager
-def plain_hop(upstream: str) -> Iterator[int]:
-    """The server and the transport of the gate with no gate between them; gives its port."""
+def plain_hop(upstream: str) -> Iterator[Hop]:
+    """The server and the transport of the gate with no gate between them."""
     port = free_port()
     command = [sys.executable, "-m", "bench.plain", str(port), upstream]
-    with running("the plain hop", command, port=port, core=GATE_CORE):
-        yield port
+    with running("the plain hop", command, port=port, core=GATE_CORE) as process:
+        yield Hop(port, process.pid)
 
 
 @contextmanager
-def gate(upstream: str, redis_url: str, **settings: str) -> Iterator[int]:
-    """A sidecar gate in front of an upstream; gives its port."""
+def gate(upstream: str, redis_url: str, **settings: str) -> Iterator[Hop]:
+    """A sidecar gate in front of an upstream."""
     port = free_port()
     with running(
         "the gate", gate_command(), port=port, ready_path="/readyz", core=GATE_CORE,
         env=gate_environment(upstream, redis_url, port, **settings),
-    ):  # fmt: skip
-        yield port
+    ) as process:  # fmt: skip
+        yield Hop(port, process.pid)
 
 
 def gate_command() -> list[str]:
@@ -186,7 +205,7 @@ def gate_environment(upstream: str, redis_url: str, port: int, **settings: str) 
 
 
 @contextmanager
-def all_of(*managers: "contextlib.AbstractContextManager[int]") -> Iterator[list[int]]:
-    """Several servers at once; gives their ports."""
+def all_of(*managers: "contextlib.AbstractContextManager[Hop]") -> Iterator[list[Hop]]:
+    """Several servers at once."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(manager) for manager in managers]

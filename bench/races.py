@@ -16,7 +16,7 @@ import redis
 
 from bench.client import Answer, call, control
 from bench.figures import Figure, at_least, exactly, told
-from bench.processes import BenchError, all_of, free_port, gate, redis_server, running
+from bench.processes import BenchError, all_of, base_url, free_port, gate, redis_server, running
 from tokengate.money import format_usd, parse_usd
 from tokengate.providers import Router, openai
 
@@ -97,9 +97,9 @@ def exact() -> list[Figure]:
         with contextlib.ExitStack() as stack:
             books = stack.enter_context(provider(ttft_ms=30, tokens_per_second=1000))
             redis_url = stack.enter_context(redis_server())
-            upstream, budget = f"http://127.0.0.1:{books}/v1", format_usd(budget_nano)
+            upstream, budget = base_url(books), format_usd(budget_nano)
             gates = all_of(*(gate(upstream, redis_url, DEFAULT_BUDGET=budget) for _ in range(PROCESSES)))
-            ports = stack.enter_context(gates)
+            ports = [hop.port for hop in stack.enter_context(gates)]
             for used in (ports[:1], ports):
                 session = f"race-{len(used)}"
                 first, second = asyncio.run(_race(used, books, session, body, simulate))
@@ -140,7 +140,7 @@ def overspend() -> list[Figure]:
     with contextlib.ExitStack() as stack:
         books = stack.enter_context(provider(ttft_ms=5, tokens_per_second=5000))
         redis_url = stack.enter_context(redis_server())
-        port = stack.enter_context(gate(f"http://127.0.0.1:{books}/v1", redis_url, DEFAULT_BUDGET=BUDGET))
+        port = stack.enter_context(gate(base_url(books), redis_url, DEFAULT_BUDGET=BUDGET)).port
         for number in range(RUNS):
             asyncio.run(control(books, "POST", "/simulate/reset"))
             busy += asyncio.run(_callers(port, f"callers-{number}", _body(stream=number % 2 == 1)))

@@ -15,7 +15,7 @@ import redis
 
 from bench.client import call, control
 from bench.figures import Figure, at_most, exactly
-from bench.processes import BenchError, gate, redis_server
+from bench.processes import BenchError, base_url, gate, redis_server
 from bench.streams import emitter
 
 REQUESTS: Final = 12
@@ -91,7 +91,7 @@ def run() -> list[Figure]:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(emitter())
         redis_url = stack.enter_context(redis_server())
-        port = stack.enter_context(gate(f"http://127.0.0.1:{source}/v1", redis_url))
+        port = stack.enter_context(gate(base_url(source), redis_url)).port
         watch = stack.enter_context(Watch(redis_url))
         asyncio.run(_one(port, source, watch, "first", pause=False))
         for number in range(REQUESTS):

@@ -20,7 +20,7 @@ from typing import Final, cast
 import uvloop
 
 from bench.figures import Figure, at_most, exactly, told
-from bench.processes import KEY, all_of, free_port, gate, nginx_hop, plain_hop, redis_server, running
+from bench.processes import KEY, all_of, base_url, free_port, gate, nginx_hop, plain_hop, redis_server, running
 
 STREAMS: Final = 50
 TOKENS_PER_SECOND: Final = 50
@@ -132,10 +132,10 @@ def run() -> list[Figure]:
     """Directly, through nginx, through the gate, and through the plain hop, in turns."""
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(emitter())
-        upstream = f"http://127.0.0.1:{source}/v1"
+        upstream = base_url(source)
         redis_url = stack.enter_context(redis_server())
-        ports = stack.enter_context(all_of(nginx_hop(upstream), gate(upstream, redis_url), plain_hop(upstream)))
-        ways = dict(zip(("direct", "nginx", "gate", "plain"), (source, *ports), strict=True))
+        hops = stack.enter_context(all_of(nginx_hop(upstream), gate(upstream, redis_url), plain_hop(upstream)))
+        ways = dict(zip(("direct", "nginx", "gate", "plain"), (source, *(hop.port for hop in hops)), strict=True))
         delays: dict[str, list[float]] = {name: [] for name in ways}
         together: dict[str, list[int]] = {name: [] for name in ways}
         unfinished = 0

@@ -1,45 +1,68 @@
 """Throughput with the gate against the same server and transport with no gate, and what its latency adds."""
 
 import statistics
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bench.figures import Figure, at_least, told
-from bench.load import WARM_S, median_latency_us, throughput
-from bench.processes import all_of, gate, nginx_hop, plain_hop, redis_server, static_upstream
+from bench.load import WARM_S, Rate, median_latency_us, throughput
+from bench.processes import Hop, all_of, base_url, gate, nginx_hop, plain_hop, redis_server, static_upstream
 
 CONNECTIONS: Final = 32
-ROUNDS: Final = 5
-SECONDS: Final = 3
+ROUNDS: Final = 8
+SECONDS: Final = 2
+LATENCY_ROUNDS: Final = 5
 REQUESTS: Final = 1000
 
 
+def in_turns(hops: Sequence[Hop], connections: int) -> list[list[Rate]]:
+    """Rounds of every hop, in turns that begin with another one each time: a machine's moods change by the second."""
+    rounds: list[list[Rate]] = []
+    for number in range(ROUNDS):
+        order = list(range(len(hops)))
+        shift = number % len(hops)
+        found = {place: throughput(hops[place], connections, SECONDS) for place in order[shift:] + order[:shift]}
+        rounds.append([found[place] for place in order])
+    return rounds
+
+
+def median_of(rounds: list[list[Rate]], number: Callable[[list[Rate]], float]) -> float:
+    """The median over rounds of a number of each."""
+    return statistics.median(number(found) for found in rounds)
+
+
+def added_us(hops: Sequence[Hop], upstream: int) -> list[list[float]]:
+    """Rounds of what every hop adds to the median latency at one connection, in microseconds."""
+    rounds: list[list[float]] = []
+    for _ in range(LATENCY_ROUNDS):
+        alone = median_latency_us(upstream, REQUESTS)
+        rounds.append([median_latency_us(hop.port, REQUESTS) - alone for hop in hops])
+    return rounds
+
+
 def run() -> list[Figure]:
-    """The gate, the plain hop and nginx in turns."""
+    """The gate and the plain hop in turns."""
     with (
         redis_server() as redis_url,
         static_upstream() as upstream,
-        all_of(gate(upstream, redis_url), plain_hop(upstream), nginx_hop(upstream)) as (gated, plain, proxied),
+        all_of(gate(base_url(upstream), redis_url), plain_hop(base_url(upstream))) as hops,
     ):
-        for port in (gated, plain, proxied):
-            throughput(port, CONNECTIONS, WARM_S)
-        pairs = [
-            (throughput(gated, CONNECTIONS, SECONDS), throughput(plain, CONNECTIONS, SECONDS)) for _ in range(ROUNDS)
-        ]
-        nginx = throughput(proxied, CONNECTIONS, SECONDS)
-        direct_port = int(upstream.removesuffix("/v1").rpartition(":")[2])
-        latencies = {port: [] for port in (gated, plain, direct_port)}  # type: dict[int, list[float]]
-        for _ in range(ROUNDS):
-            for port, measured in latencies.items():
-                measured.append(median_latency_us(port, REQUESTS))
-    alone = statistics.median(latencies[direct_port])
+        for hop in hops:
+            throughput(hop, CONNECTIONS, WARM_S)
+        rounds = in_turns(hops, CONNECTIONS)
+        added = added_us(hops, upstream)
+    with static_upstream() as upstream, nginx_hop(base_url(upstream)) as proxy:
+        nginx = throughput(proxy, CONNECTIONS, SECONDS)
     return [
         at_least(
             f"throughput, gate / no gate, {CONNECTIONS} connections",
-            statistics.median(mine / theirs for mine, theirs in pairs), "", 0.6,
+            median_of(rounds, lambda found: found[0].per_second / found[1].per_second), "", 0.6,
         ),
-        told("  gate", statistics.median(mine for mine, _ in pairs), "requests/s"),
-        told("  no gate", statistics.median(theirs for _, theirs in pairs), "requests/s"),
-        told("  nginx as a hop", nginx, "requests/s"),
-        told("added at one connection, gate", statistics.median(latencies[gated]) - alone, "us"),
-        told("added at one connection, no gate", statistics.median(latencies[plain]) - alone, "us"),
+        told("  gate", median_of(rounds, lambda found: found[0].per_second), "requests/s"),
+        told("  no gate", median_of(rounds, lambda found: found[1].per_second), "requests/s"),
+        told("  nginx as a hop", nginx.per_second, "requests/s"),
+        told("processor time a request, gate", median_of(rounds, lambda found: found[0].cpu_us), "us"),
+        told("  no gate", median_of(rounds, lambda found: found[1].cpu_us), "us"),
+        told("added at one connection, gate", statistics.median(found[0] for found in added), "us"),
+        told("  no gate", statistics.median(found[1] for found in added), "us"),
     ]  # fmt: skip
