@@ -223,16 +223,18 @@ def cost(price: Price, usage: Usage, service_tier_asked: str = "") -> int:
     Raises:
         UnpricedFee: `usage.calls` names a fee that the model does not have.
     """
-    tiers = [price.brackets]
+    brackets = price.brackets
     if usage.service_tier:
-        tiers = [price.tier(usage.service_tier) or price.brackets]
-    elif service_tier_asked:
-        tiers.append(price.tier(service_tier_asked) or price.brackets)
-    fees = _fees_nano(price, usage.calls) * TOKENS_PER_PRICE
-    return max(cost_nano(_tokens_priced(brackets, usage) + fees) for brackets in tiers)
+        brackets = price.tier(usage.service_tier) or brackets
+    priced = _tokens_priced(brackets, usage)
+    if service_tier_asked and not usage.service_tier:
+        priced = max(priced, _tokens_priced(price.tier(service_tier_asked) or brackets, usage))
+    return cost_nano(priced + _fees_nano(price, usage.calls) * TOKENS_PER_PRICE)
 
 
 def _fees_nano(price: Price, calls: tuple[tuple[str, int], ...]) -> int:
+    if not price.fees and not calls:
+        return 0
     total = price.fee(REQUEST_FEE) or 0
     for name, count in calls:
         fee = price.fee(name)
@@ -249,18 +251,44 @@ def _whole(whole: int, parts: int) -> int:
 
 def _tokens_priced(brackets: Brackets, usage: Usage) -> int:
     """Tokens times nano-USD per million tokens, summed: not yet divided, so that it is rounded only once."""
+    if _is_plain(usage):
+        # What follows comes to the same, in ten times as long: nearly every call is one of text alone.
+        rates = _rates_for(brackets, usage.input_tokens)
+        output = rates.output if rates.output is not None else rates.input
+        return usage.input_tokens * rates.input + usage.output_tokens * output
     audio, images = max(0, usage.input_audio_tokens), max(0, usage.input_image_tokens)
     reads, long_writes = max(0, usage.cache_read_tokens), max(0, usage.cache_write_long_tokens)
     writes = _whole(max(0, usage.cache_write_tokens), long_writes)
     whole = _whole(_whole(max(0, usage.input_tokens), audio + images), reads + writes)
 
-    rates = next(b.rates for b in reversed(brackets) if b.above_tokens == 0 or b.above_tokens < whole)
+    rates = _rates_for(brackets, whole)
     parts = _input_parts(rates, text=whole - audio - images, audio=audio, images=images)
     total = _drain(parts, long_writes, attrgetter("write_long"))
     total += _drain(parts, writes - long_writes, attrgetter("write"))
     total += _drain(parts, reads, attrgetter("read"))
     total += sum(part.tokens * part.plain for part in parts)
     return total + _output_priced(rates, usage)
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether nothing but text went in and came out, uncached, in counts that make sense."""
+    return (
+        usage.input_tokens >= 0
+        and 0 <= usage.reasoning_tokens <= usage.output_tokens
+        and not usage.cache_read_tokens
+        and not usage.cache_write_tokens
+        and not usage.cache_write_long_tokens
+        and not usage.input_audio_tokens
+        and not usage.input_image_tokens
+        and not usage.output_audio_tokens
+    )
+
+
+def _rates_for(brackets: Brackets, input_tokens: int) -> Rates:
+    for bracket in reversed(brackets):
+        if bracket.above_tokens < input_tokens:
+            return bracket.rates
+    return brackets[0].rates
 
 
 def _input_parts(rates: Rates, text: int, audio: int, images: int) -> list[_Part]:
@@ -334,8 +362,8 @@ def quote(
         UnpricedOutput: it produces output, which has no price.
     """
     reachable = _reachable(price, call)
-    input_price = max(_dearest_input(price, rates, call) for rates in reachable)
-    output_price = max(_dearest_output(price, rates, call) for rates in reachable)
+    input_price = max([_dearest_input(price, rates, call) for rates in reachable])
+    output_price = max([_dearest_output(price, rates, call) for rates in reachable])
     fees = _fees_nano(price, call.fees) * TOKENS_PER_PRICE
     input_priced = input_price * call.input_tokens_max + fees
 
@@ -382,6 +410,8 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
     it, so that both are reachable (https://developers.openai.com/api/docs/guides/priority-processing). A cheaper one
     is refused instead (https://developers.openai.com/api/docs/guides/flex-processing).
     """
+    if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS:
+        return [price.brackets[0].rates]
     tiers = [price.brackets]
     if call.service_tier not in STANDARD_TIERS:
         asked = None if call.service_tier in TIERS_NOT_FOR_CALLS else price.tier(call.service_tier)
@@ -397,14 +427,12 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
 
 
 def _dearest_input(price: Price, rates: Rates, call: Call) -> int:
-    classes = [rates.input, rates.cached_input, rates.cache_write, rates.cache_write_long]
+    dearest = max(rates.input, rates.cached_input or 0, rates.cache_write or 0, rates.cache_write_long or 0)
     if call.input_audio:
         if rates.audio_input is None:
             raise UnpricedAudio(f"the model {price.model} has no price for audio input")
-        classes += [rates.audio_input, rates.cached_audio_input]
-    if call.input_images:
-        classes.append(rates.image_input)
-    return max(rate for rate in classes if rate is not None)
+        dearest = max(dearest, rates.audio_input, rates.cached_audio_input or 0)
+    return max(dearest, rates.image_input or 0) if call.input_images else dearest
 
 
 def _dearest_output(price: Price, rates: Rates, call: Call) -> int:

@@ -215,13 +215,16 @@ class Visit:
     def _conclude(self, exchange: Exchange, ticket: Ticket) -> None:
         """Settle and record, at once if the charge is known; if text must be counted first, then in the background."""
         progress, gate = exchange.progress, self.proxy.gate
+        if progress.charge is not None:
+            return self._settle(ticket, progress, progress.charge)
         reading = progress.reading()
-        charge = progress.charge or gate.assess(ticket, progress.ending, reading)
+        charge = gate.assess(ticket, progress.ending, reading)
         if charge is not None:
             self._settle(ticket, progress, charge)
         elif reading is not None:
             # In a task of its own: neither a caller who left nor a shutdown may cancel what must be settled.
             gate.background(self._conclude_by_counting(ticket, progress, reading))
+        return None
 
     async def _conclude_by_counting(self, ticket: Ticket, progress: Progress, reading: Reading) -> None:
         self._settle(ticket, progress, await self.proxy.gate.assess_by_counting(ticket, reading))
