@@ -128,8 +128,8 @@ def simulate(
 
 @app.command()
 def demo(
-    budget: Annotated[str, typer.Option(help="The runaway agent's budget, in USD.")] = "0.05",
-    calls: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls it tries to make.")] = 200,
+    budget: Annotated[str, typer.Option(help="The runaway agent's budget, in USD.")] = "1.00",
+    calls: Annotated[int, typer.Option(min=1, max=10_000, help="How many calls it tries to make.")] = 100,
 ) -> None:
     """Watch a runaway agent being stopped at its budget (simulated provider, nothing is spent)."""
     from tokengate.demo import run
