@@ -1,0 +1,29 @@
+"""What tests of the whole share: one Redis server for all, empty for each."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.support.redis_server import Server, redis_server
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[Server]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+def store(shared_redis: Server) -> Server:
+    """A server that holds nothing yet."""
+    with shared_redis.client() as client:
+        client.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def redis_cli(store: Server) -> Iterator["redis.Redis"]:
+    """The store as a person sees it."""
+    with store.client() as client:
+        yield client
