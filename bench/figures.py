@@ -51,5 +51,15 @@ def show(title: str, figures: Iterable[Figure]) -> None:
     Console(width=110).print(table)
 
 
+def as_markdown(title: str, figures: Iterable[Figure]) -> str:
+    """A table for the documentation."""
+    words = {None: "", True: "yes", False: "**no**"}
+    rows = [
+        f"| {figure.name.strip()} | {figure.text} {figure.unit} | {figure.target} | {words[figure.met]} |"
+        for figure in figures
+    ]
+    return "\n".join([f"### {title}", "", "| figure | measured | target | met |", "|---|---:|---:|---|", *rows, ""])
+
+
 def as_json(figures: Iterable[Figure]) -> list[dict[str, object]]:
     return [asdict(figure) for figure in figures]
