@@ -150,7 +150,8 @@ class Visit:
             return await self.refuse(
                 Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
             )
-        route = proxy.router.match(inbound.method, inbound.path)
+        # The path as it was written: what is decoded here and forwarded as written could be two things.
+        route = proxy.router.match(inbound.method, inbound.raw_path.decode("latin-1"))
         if route is None or not _plain(inbound.path):
             return await self.refuse(_no_route(proxy.router, inbound))
         self.dialect, self.endpoint = route.dialect, route.name
