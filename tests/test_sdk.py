@@ -17,7 +17,8 @@ import pytest
 from openai.types.chat import ChatCompletionToolParam
 from pydantic import BaseModel
 
-from tests.support.gate import KEY, Gate, Provider, fields, gate, official, simulated
+from tests.support.gate import KEY, Gate, Provider, gate, official, simulated
+from tests.support.hashes import fields
 from tests.support.redis_server import Server
 from tokengate.simulate import SimulateOptions, answers
 
@@ -353,7 +354,7 @@ async def test_an_error_of_the_provider_passes_is_retried_as_ever_and_costs_noth
     assert [line["actual_cost"] for line in lines] == [0] * sent
     assert [line["decision"] for line in lines] == ["allowed"] * sent
     with store.client() as client:
-        assert fields(client, "default")["spent"] == fields(client, "default")["held"] == "0.000000000"
+        assert fields(client)["spent"] == fields(client)["held"] == "0.000000000"
 
 
 async def test_answers_carry_what_they_cost_and_what_is_left(store: Server) -> None:

@@ -21,7 +21,6 @@ from typing import Any, Final
 from unittest import mock
 
 import openai
-import redis
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -286,16 +285,3 @@ async def _end(process: "subprocess.Popen[bytes]") -> None:
         except TimeoutError:
             process.kill()
     process.wait()
-
-
-# --- the store, as a person with redis-cli sees it ---
-
-
-def session_key(name: str, tenant: str = "default") -> str:
-    return f"tokengate:{{{tenant}}}:session:{name}"
-
-
-def fields(client: "redis.Redis", name: str, kind: str = "session", tenant: str = "default") -> dict[str, str]:
-    """HGETALL of a scope."""
-    found: Any = client.hgetall(f"tokengate:{{{tenant}}}:{kind}:{name}")
-    return dict(found)
