@@ -38,7 +38,7 @@ async def transport(
         read_timeout_s=read_timeout_s,
         connections_max=connections_max,
         ca_file=None if ca_file is None else str(ca_file),
-        environ=environ,
+        environ={} if environ is None else environ,
     )
     try:
         yield opened
@@ -692,6 +692,14 @@ class TestProxyOfTheEnvironment:
                         await post(way, "https://other.example/v1")
         assert proxy.requests[0][0].startswith(b"CONNECT provider.example:443 HTTP/1.1\r\n")
         assert origin.requests[0][0].startswith(b"POST /v1 HTTP/1.1\r\n")
+
+    async def test_it_is_found_without_being_handed_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with raw_server(answer_once) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            way = HttpTransport(connect_timeout_s=5, read_timeout_s=60, connections_max=1)
+            assert await drain(await post(way, "http://provider.example/")) == [b"ok"]
+            await way.aclose()
+        assert len(proxy.requests) == 1
 
     async def test_a_proxy_that_refuses(self) -> None:
         async def refuse(peer: Conversation) -> None:

@@ -11,7 +11,7 @@ forms:
 
 import ssl
 from typing import Any, Final, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -32,10 +32,15 @@ from tokengate.store.errors import StoreError
 __all__ = ("Finding", "Store", "StoreError", "inspect", "open_store")
 
 CONNECT_TIMEOUT_S: Final = 5
+"""How long connecting may take, and each answer while redis-py speaks: authentication, and `inspect`."""
+
+VERSION_MIN: Final = (6, 2)
+"""The oldest Redis that has all that the scripts use. Every Valkey is newer."""
 
 _OPTIONS: Final[dict[str, Any]] = {
     "protocol": 2,
     "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "socket_timeout": CONNECT_TIMEOUT_S,
     "client_name": "tokengate",
 }
 
@@ -130,7 +135,7 @@ class Local:
     def __init__(self, embedded: Embedded) -> None:
         self.where = f"the embedded server in {embedded.folder}"
         self._embedded = embedded
-        self._server = Server(f"unix://{embedded.socket}")
+        self._server = Server(f"unix://{quote(embedded.socket)}")
 
     async def connect(self, key: str) -> AbstractConnection:
         await self._embedded.ensure()
@@ -148,9 +153,9 @@ async def open_store(settings: Settings) -> Store:
         StoreError: the URL is none, or there is no server to embed.
     """
     if settings.redis_url is None:
-        local = Local(Embedded.in_folder(settings.data_dir))
-        await local._embedded.ensure()  # noqa: SLF001
-        return local
+        embedded = Embedded.in_folder(settings.data_dir)
+        await embedded.ensure()
+        return Local(embedded)
     url = settings.redis_url.get_secret_value()
     scheme = urlsplit(url).scheme
     try:
@@ -171,61 +176,61 @@ async def inspect(store: Store, key: str) -> list[Finding]:
     Raises:
         StoreError: it can be reached, and will never serve us as it is set up: password, TLS, or not a Redis.
     """
+    connection = None
     try:
         connection = await store.connect(key)
+        return [*await _version(connection), *await _eviction(connection), *await _persistence(connection)]
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise StoreError(
             f"{store.where} refuses our credentials: {error}. Set user and password in REDIS_URL."
         ) from None
+    except InvalidResponse:
+        raise StoreError(f"{store.where} does not speak Redis; does it want TLS (rediss://)?") from None
     except (RedisError, OSError) as error:
         if _is_tls(error):
             raise StoreError(
-                f"{store.where}: TLS failed ({error}). Is it redis:// where rediss:// is, or reverse?"
+                f"{store.where}: TLS failed ({error}). Is it rediss:// where redis:// should be, or is its certificate "
+                "not trusted (?ssl_ca_certs=/path/of/ca.pem)?"
             ) from None
-        if isinstance(error, InvalidResponse):
-            raise StoreError(f"{store.where} does not speak Redis; does it want TLS (rediss://)?") from None
         return [("warning", f"{store.where} cannot be reached yet; calls are refused until it answers: {error}")]
-    try:
-        return [*await _version(connection), *await _eviction(connection), *await _persistence(connection)]
     finally:
-        await connection.disconnect()
+        if connection is not None:
+            await connection.disconnect()
 
 
 async def _version(connection: AbstractConnection) -> list[Finding]:
-    text = await _ask(connection, "INFO", "server")
-    fields = dict(line.split(":", 1) for line in (text or "").splitlines() if ":" in line)
+    fields = await _info(connection, "server")
     version = fields.get("redis_version", "")
     numbers = version.split(".")[:2]
-    if "valkey_version" not in fields and all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) < (6, 2):
+    if "valkey_version" not in fields and all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) < VERSION_MIN:
         raise StoreError(f"the store is Redis {version}; 6.2 or newer (or Valkey) is needed")
     return []
 
 
 async def _eviction(connection: AbstractConnection) -> list[Finding]:
-    text = await _ask(connection, "INFO", "memory")
-    fields = dict(line.split(":", 1) for line in (text or "").splitlines() if ":" in line)
-    policy = fields.get("maxmemory_policy", "noeviction").strip()
+    policy = (await _info(connection, "memory")).get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return []
     return [("warning", f"maxmemory-policy is {policy}: an evicted session is a fresh budget; set it to noeviction")]
 
 
 async def _persistence(connection: AbstractConnection) -> list[Finding]:
-    text = await _ask(connection, "INFO", "persistence")
-    fields = dict(line.split(":", 1) for line in (text or "").splitlines() if ":" in line)
-    if fields.get("aof_enabled", "1").strip() == "1":
+    if (await _info(connection, "persistence")).get("aof_enabled", "1") == "1":
         return []
-    return [("warning", "the store has no append-only file: a restart of it forgets what was spent (appendonly yes)")]
+    return [
+        ("warning", "the store has no append-only file: a restart may forget what was spent; set appendonly to yes")
+    ]
 
 
-async def _ask(connection: AbstractConnection, *command: str) -> str | None:
-    """A server's answer as text; None where it does not let us ask (managed ones forbid much)."""
+async def _info(connection: AbstractConnection, section: str) -> dict[str, str]:
+    """A section of INFO; empty where the server does not let us ask (managed ones forbid much)."""
     try:
-        await connection.send_command(*command)
+        await connection.send_command("INFO", section)
         answer = await connection.read_response(disable_decoding=True)
     except ResponseError:
-        return None
-    return answer.decode(errors="replace") if isinstance(answer, bytes) else None
+        return {}
+    text = answer.decode(errors="replace") if isinstance(answer, bytes) else ""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 async def _opened(connection: AbstractConnection) -> AbstractConnection:

@@ -47,14 +47,14 @@ class HttpTransport:
             read_timeout_s: bounds the wait for the head of an answer, and for each next piece of its body.
             connections_max: how many requests may be under way, and how many connections may be kept.
             ca_file: a PEM file of certificates to trust beside the system's.
-            environ: where HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are looked up; None: no proxy is used.
+            environ: where HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are looked up; None: in the environment.
 
         Raises:
             ValueError: `ca_file` cannot be read as certificates.
         """
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
-        self._environ = {} if environ is None else environ
+        self._environ = os.environ if environ is None else environ
         self._tls: ssl.SSLContext | None = None
         self._ca_file = ca_file
         if ca_file is not None:
