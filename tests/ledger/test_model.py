@@ -17,6 +17,7 @@ from tokengate.ledger import Ask, Kind, Settlement
 from tokengate.ledger.link import Pipe
 from tokengate.ledger.memory import MemoryLedger
 from tokengate.ledger.redis import RedisLedger
+from tokengate.ledger.resp import command
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, policy: Policy) -> None:
         async def build() -> RedisLedger:
             pipe = type(self).connect()
-            await pipe.call("FLUSHALL")
+            await pipe.call(command("FLUSHALL"))
             return RedisLedger(pipe, owner="test", lease_ms=60_000, sessions_max=2, retry_ms=2000)
 
         self.policy = policy

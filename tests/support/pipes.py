@@ -18,12 +18,14 @@ class FakePipe:
     def __init__(self) -> None:
         self.client = FakeAsyncRedis(version=(7, 0))
 
-    def call(self, *command: str | bytes | int) -> "asyncio.Future[Any]":
-        return asyncio.ensure_future(self._call(command))
+    def call(self, command: bytes) -> "asyncio.Future[Any]":
+        reader = hiredis.Reader()
+        reader.feed(command)
+        return asyncio.ensure_future(self._call(reader.gets()))
 
-    async def _call(self, command: tuple[str | bytes | int, ...]) -> Any:
+    async def _call(self, command: list[bytes]) -> Any:
         try:
-            reply = await self.client.execute_command(*command)
+            reply = await self.client.execute_command(command[0].decode(), *command[1:])
         except NoScriptError as error:
             return hiredis.ReplyError(f"NOSCRIPT {error}")
         except ResponseError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import hiredis
+from msgspec import Struct
 
 from tokengate.budgets import SHARE, window_start, windows
 from tokengate.domain import Limit, Period, Scope, Standing
@@ -33,11 +34,16 @@ from tokengate.ledger import (
     keys,
 )
 from tokengate.ledger.link import LinkLost, Pipe, Reply
+from tokengate.ledger.resp import Parts, bulk, command, parts
 from tokengate.money import AmountError, format_usd, parse_usd
 
 USAGE_TTL_S: Final = 400 * 24 * 3600
 """How long the hourly roll-ups are kept: a year and a month."""
 
+PATHS_CACHED: Final = 4096
+"""Sessions whose commands are kept half packed."""
+
+_NO_BOUNDARIES: Final = ("",)
 _RETRY_PAUSES_S: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOREPLICAS")
 """Errors by which a server says that it is not (or no longer) the one to ask: connect anew and repeat."""
@@ -52,7 +58,16 @@ class Script:
         folder = Path(__file__).parent
         self.name = name
         self.text = (folder / "scope.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        self._by_digest = bulk("EVALSHA", hashlib.sha1(self.text, usedforsecurity=False).hexdigest())
+        self._in_full = bulk("EVAL", self.text)
+
+    def by_digest(self, given: Parts) -> bytes:
+        """The command that runs it where the server has it."""
+        return b"*%d\r\n%b%b" % (given.count + 2, self._by_digest, given.packed)
+
+    def in_full(self, given: Parts) -> bytes:
+        """The command that runs it anywhere, and leaves it there."""
+        return b"*%d\r\n%b%b" % (given.count + 2, self._in_full, given.packed)
 
 
 class RedisLedger:
@@ -68,104 +83,103 @@ class RedisLedger:
         self._sweep, self._budget, self._reset = Script("sweep"), Script("budget"), Script("reset")
         self._digests_allowed = True
         self._skew_ms = 0
+        self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
         self.now_ms: int = 0
 
     async def reserve(self, ask: Ask) -> Verdict:
         for _ in range(2):
-            names, args = self._reserve_command(ask)
-            reply = await self._run(self._reserve, names, args)
+            reply = await self._run(self._reserve, self._reserve_parts(ask))
             if reply[0] != b"clock":
                 return _verdict(ask, reply)
             self._skew_ms = reply[2] - _clock_ms()
         raise LedgerError("the store's clock does not stand still long enough to find the budget's period")
 
-    def _reserve_command(self, ask: Ask) -> tuple[list[str], list[str | int]]:
-        tenant = ask.session.tenant
-        names = [keys.hold_prefix(tenant) + ask.hold_id, keys.leases(tenant), keys.sessions(tenant)]
-        args: list[str | int] = [
+    def _reserve_parts(self, ask: Ask) -> Parts:
+        path = self._path(ask.limits, self._boundaries(ask.limits), ask.session.id)
+        hold_id = ask.hold_id
+        own = bulk(
+            keys.hold_prefix(ask.session.tenant) + hold_id,
             self.now_ms,
-            ask.hold_id,
-            self._owner,
-            self._lease_ms,
+            hold_id,
             ask.floor_nano,
             ask.need_nano,
             ask.want_nano,
-            SHARE,
             "1" if ask.exact else "0",
-            ask.session.id,
             ask.model,
-            self._sessions_max,
-        ]
-        for limit in ask.limits:
-            names.append(keys.scope(limit.scope))
-            args.append(_cap_text(limit.cap_default_nano))
-            args.append("" if limit.period is Period.NONE else ",".join(map(str, self._windows(limit))))
-        return names, args
+        )
+        return Parts(path.count + 8, path.keys + own + path.arguments)
+
+    def _make_path(self, limits: tuple[Limit, ...], boundaries: tuple[str, ...], session_id: str) -> "_Path":
+        """What is the same in all reservations of a session: all keys but the hold's, and the last arguments."""
+        tenant = limits[0].scope.tenant
+        names = [keys.leases(tenant), keys.sessions(tenant), *(keys.scope(limit.scope) for limit in limits)]
+        arguments: list[str | int] = [self._owner, self._lease_ms, SHARE, session_id, self._sessions_max]
+        for limit, text in zip(limits, boundaries, strict=True):
+            arguments += [format_usd(limit.cap_default_nano, 9), text]
+        packed = bulk(len(names) + 1, *names)
+        return _Path(1 + len(names) + len(arguments), packed, bulk(*arguments))
+
+    def _boundaries(self, limits: tuple[Limit, ...]) -> tuple[str, ...]:
+        if len(limits) == 1 and limits[0].period is Period.NONE:
+            return _NO_BOUNDARIES
+        now_ms = self._now()
+        return tuple(",".join(map(str, windows(limit, now_ms))) for limit in limits)
 
     async def settle(self, settlement: Settlement) -> Settled:
-        reply = await self._run(self._settle, *self._settle_command(settlement))
+        reply = await self._run(self._settle, self._settle_parts(settlement))
         return Settled(reply[0], reply[1] == 1)
 
     async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         if not self._digests_allowed:
             return list(settlements)
-        digest = self._settle.digest
-        replies = []
-        for settlement in settlements:
-            names, args = self._settle_command(settlement)
-            replies.append(self._link.call("EVALSHA", digest, len(names), *names, *args))
+        script, call = self._settle, self._link.call
+        replies = [call(script.by_digest(self._settle_parts(settlement))) for settlement in settlements]
         return [settlements[index] for index, reply in enumerate(replies) if not await _answered(reply)]
 
-    def _settle_command(self, settlement: Settlement) -> tuple[list[str], list[str | int]]:
-        tenant = settlement.session.tenant
-        names = [
-            keys.hold_prefix(tenant) + settlement.hold_id,
-            keys.leases(tenant),
-            keys.usage(tenant, self._now()),
-            keys.events(tenant),
-        ]
-        names.extend([keys.scope(limit.scope) for limit in settlement.limits])
-        args: list[str | int] = [
+    def _settle_parts(self, settlement: Settlement) -> Parts:
+        tenant, hold_id, usage = settlement.session.tenant, settlement.hold_id, settlement.usage
+        path = _settle_path(settlement.limits, keys.usage(tenant, self._now()))
+        own = bulk(
+            keys.hold_prefix(tenant) + hold_id,
             self.now_ms,
-            settlement.hold_id,
+            hold_id,
             settlement.cost_nano,
             "1" if settlement.assumed else "0",
             settlement.ending.value,
             settlement.model,
-            settlement.usage.input_tokens,
-            settlement.usage.output_tokens,
-            RECORD_TTL_MS,
-            USAGE_TTL_S,
-        ]
-        return names, args
+            usage.input_tokens,
+            usage.output_tokens,
+        )
+        return Parts(path.count + 9, path.keys + own + path.arguments)
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
         gone: list[str] = []
         for start in range(0, len(hold_ids), RENEW_BATCH_MAX):
             batch = hold_ids[start : start + RENEW_BATCH_MAX]
-            reply = await self._run(self._renew, [keys.leases(tenant)], [self.now_ms, self._lease_ms, *batch])
-            gone.extend(hold_id.decode() for hold_id in reply)
+            given = parts(1, keys.leases(tenant), self.now_ms, self._lease_ms, *batch)
+            gone.extend(hold_id.decode() for hold_id in await self._run(self._renew, given))
         return gone
 
     async def sweep(self, tenant: str) -> int:
-        names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now())]
-        args: list[str | int] = [self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S]
-        return int(await self._run(self._sweep, names, args))
+        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now()))
+        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S)
+        return int(await self._run(self._sweep, parts(len(names), *names, *given)))
 
     async def state(self, limit: Limit) -> ScopeState:
-        reply = await self._command("HGETALL", keys.scope(limit.scope))
+        reply = await self._command(command("HGETALL", keys.scope(limit.scope)))
         fields = dict(
             zip((name.decode() for name in reply[::2]), (value.decode() for value in reply[1::2]), strict=True)
         )
         return _state(limit, fields, self._now())
 
     async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
-        names = [keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant)]
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
         cap = "" if cap_nano is None else str(cap_nano)
-        await self._run(self._budget, names, [self.now_ms, cap, scope.name if scope.kind == "session" else ""])
+        session = scope.name if scope.kind == "session" else ""
+        await self._run(self._budget, parts(len(names), *names, self.now_ms, cap, session))
 
     async def reset(self, scope: Scope) -> None:
-        await self._run(self._reset, [keys.scope(scope), keys.events(scope.tenant)], [self.now_ms])
+        await self._run(self._reset, parts(2, keys.scope(scope), keys.events(scope.tenant), self.now_ms))
 
     async def ping(self) -> None:
         """Say whether the store answers.
@@ -173,7 +187,7 @@ class RedisLedger:
         Raises:
             StoreUnavailable: it does not.
         """
-        await self._command("PING")
+        await self._command(command("PING"))
 
     async def aclose(self) -> None:
         await self._link.aclose()
@@ -181,51 +195,66 @@ class RedisLedger:
     def _now(self) -> int:
         return self.now_ms or _clock_ms() + self._skew_ms
 
-    def _windows(self, limit: Limit) -> tuple[int, ...]:
-        return windows(limit, self._now())
-
-    async def _run(self, script: Script, names: Sequence[str], args: Sequence[str | int]) -> Reply:
+    async def _run(self, script: Script, given: Parts) -> Reply:
         if self._digests_allowed:
-            command = ("EVALSHA", script.digest, len(names), *names, *args)
+            sent = script.by_digest(given)
             try:
-                reply = await self._link.call(*command)
+                reply = await self._link.call(sent)
                 if not isinstance(reply, hiredis.ReplyError):
                     return reply
-                return await self._again(_understand(reply, self._link), *command)
+                return await self._again(_understand(reply, self._link), sent)
             except LinkLost as error:
-                return await self._again(str(error), *command)
+                return await self._again(str(error), sent)
             except _MissingScript:
                 pass
             except _Forbidden:
                 self._digests_allowed = False
-        return await self._command("EVAL", script.text, len(names), *names, *args)
+        return await self._command(script.in_full(given))
 
-    async def _command(self, *command: str | bytes | int) -> Reply:
+    async def _command(self, sent: bytes) -> Reply:
         """Send until it is answered: every command here may be repeated."""
         try:
-            reply = await self._link.call(*command)
+            reply = await self._link.call(sent)
             if not isinstance(reply, hiredis.ReplyError):
                 return reply
             why = _understand(reply, self._link)
         except LinkLost as error:
             why = str(error)
-        return await self._again(why, *command)
+        return await self._again(why, sent)
 
-    async def _again(self, why: str, *command: str | bytes | int) -> Reply:
+    async def _again(self, why: str, sent: bytes) -> Reply:
         until = time.monotonic() + self._retry_s
-        for attempt in range(1, 1_000_000):
-            pause_s = _RETRY_PAUSES_S[min(attempt, len(_RETRY_PAUSES_S)) - 1]
+        attempt = 0
+        while True:
+            pause_s = _RETRY_PAUSES_S[min(attempt, len(_RETRY_PAUSES_S) - 1)]
             if time.monotonic() + pause_s >= until:
-                break
+                raise StoreUnavailable(why)
             await asyncio.sleep(pause_s)
+            attempt += 1
             try:
-                reply = await self._link.call(*command)
+                reply = await self._link.call(sent)
                 if not isinstance(reply, hiredis.ReplyError):
                     return reply
                 why = _understand(reply, self._link)
             except LinkLost as error:
                 why = str(error)
-        raise StoreUnavailable(why)
+
+
+class _Path(Struct, frozen=True, gc=False):
+    """The pieces of a command that are the same for every call of a session."""
+
+    count: int
+    keys: bytes
+    """How many keys there are, and all of them but the last, which is the hold's."""
+    arguments: bytes
+    """The last arguments."""
+
+
+@lru_cache(maxsize=PATHS_CACHED)
+def _settle_path(limits: tuple[Limit, ...], usage: str) -> _Path:
+    tenant = limits[0].scope.tenant
+    names = [keys.leases(tenant), keys.events(tenant), usage, *(keys.scope(limit.scope) for limit in limits)]
+    return _Path(3 + len(names), bulk(len(names) + 1, *names), bulk(RECORD_TTL_MS, USAGE_TTL_S))
 
 
 async def _answered(reply: asyncio.Future[Reply]) -> bool:
@@ -256,11 +285,6 @@ def _understand(error: hiredis.ReplyError, link: Pipe) -> str:
         raise _Forbidden(text)
     # OOM, MISCONF, WRONGTYPE, an error in a script: repeating it would change nothing.
     raise StoreUnavailable(text)
-
-
-@lru_cache(maxsize=64)
-def _cap_text(cap_nano: int) -> str:
-    return format_usd(cap_nano, 9)
 
 
 def _clock_ms() -> int:

@@ -1,8 +1,8 @@
 -- Holds an amount against every scope of a call's path, or against none.
 --
--- KEYS  1 hold  2 leases  3 sessions (index by last activity)  4.. the scopes, the session first
--- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 owner  4 lease_ms  5 floor  6 need  7 want (nano-USD)
---       8 share  9 exact ('1' | '0')  10 session id  11 model  12 sessions_max
+-- KEYS  1 leases  2 sessions (index by last activity)  3.. the scopes, the session first  last: the hold
+-- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 floor  4 need  5 want (nano-USD)  6 exact ('1' | '0')  7 model
+--       8 owner  9 lease_ms  10 share  11 session id  12 sessions_max
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
 -- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
 --       until_ms (0: for ever), detail        (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
@@ -10,11 +10,12 @@
 --   clock: the boundaries do not reach the server's now; ask again with others
 
 local now = clock(ARGV[1])
-local floor, need, want = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local share, exact = tonumber(ARGV[8]), ARGV[9] == '1'
+local hold, leases, sessions = KEYS[#KEYS], KEYS[1], KEYS[2]
+local floor, need, want = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local exact, share = ARGV[6] == '1', tonumber(ARGV[10])
 
 local function load(index)
-  local key = KEYS[3 + index]
+  local key = KEYS[2 + index]
   local was = redis.call('HMGET', key, 'budget', 'budget_default', 'spent', 'held', 'epoch', 'period_start_ms',
     'frozen', 'frozen_until_ms', 'last_active_ms')
   local scope = {
@@ -76,17 +77,17 @@ for index = 1, #KEYS - 3 do
   if free and (headroom == nil or free < headroom) then tightest, headroom = scope, free end
 end
 
-local earlier = redis.call('HMGET', KEYS[1], 'state', 'grant')
+local earlier = redis.call('HMGET', hold, 'state', 'grant')
 if earlier[1] then return answer('held', nano(earlier[2] or '0'), tightest or scopes[1]) end
 
 local session = scopes[1]
-if session.new and redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[12]) then return answer('full', 0, session) end
+if session.new and redis.call('ZCARD', sessions) >= tonumber(ARGV[12]) then return answer('full', 0, session) end
 
 local function refuse(verdict, scope, detail, until_ms)
   session.put('last_active_ms', integer(now))
   if session.new then
     session.put('created_ms', integer(now))
-    redis.call('ZADD', KEYS[3], now, ARGV[10])
+    redis.call('ZADD', sessions, now, ARGV[11])
   end
   redis.call('HSET', session.key, unpack(session.change))
   redis.call('HINCRBY', session.key, 'blocked', 1)
@@ -131,12 +132,12 @@ for _, scope in ipairs(scopes) do
   -- To the second is enough for a list by last activity, and spares the index on a busy session.
   if scope.new or now - scope.last_active >= 1000 then
     scope.put('last_active_ms', integer(now))
-    if scope == session then redis.call('ZADD', KEYS[3], now, ARGV[10]) end
+    if scope == session then redis.call('ZADD', sessions, now, ARGV[11]) end
   end
   redis.call('HSET', scope.key, unpack(scope.change))
   path[#path + 1] = scope.key .. ' ' .. integer(scope.epoch)
 end
-redis.call('HSET', KEYS[1], 'state', 'held', 'grant', usd(grant), 'owner', ARGV[3], 'session', ARGV[10],
-  'model', ARGV[11], 'at_ms', integer(now), 'path', table.concat(path, ' '))
-redis.call('ZADD', KEYS[2], now + tonumber(ARGV[4]), ARGV[2])
+redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[8], 'session', ARGV[11],
+  'model', ARGV[7], 'at_ms', integer(now), 'path', table.concat(path, ' '))
+redis.call('ZADD', leases, now + tonumber(ARGV[9]), ARGV[2])
 return answer('held', grant, tightest)
