@@ -100,7 +100,7 @@ def simulate(
     sigma: Annotated[float, typer.Option(help="The sigma of the answers' lengths.")] = 0.8,
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.")] = 0.0,
     tokens_per_second: Annotated[float, typer.Option(help="How fast an answer comes; 0: at once.")] = 0.0,
-    loop_tools: Annotated[bool, typer.Option(help="Call tools for ever.")] = False,
+    loop_tools: Annotated[bool, typer.Option("--loop-tools", help="Call tools for ever.")] = False,
     fault: Annotated[str | None, typer.Option(help="How to misbehave: KIND or KIND:ARGUMENT.")] = None,
     fault_rate: Annotated[float, typer.Option(help="The share of requests that get the fault.")] = 1.0,
 ) -> None:
