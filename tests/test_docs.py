@@ -313,7 +313,7 @@ class TestStore:
 
     def test_every_event_with_its_fields(self) -> None:
         written = {}
-        for arguments in re.findall(r"\bevent\([\w\[\]]+, now, (.*?)\)(?: end)?\n", self.LUA):
+        for arguments in re.findall(r"\bevent\([\w\[\]]+, now, ('.*?)\)(?: end)?\n", self.LUA):
             kind, *names = re.findall(r"'([a-z]+)'", arguments)
             written[kind] = names
         documented = {code(row[0])[0]: code(row[1]) for row in rows(reference("store"), "| `kind` |")}
