@@ -245,7 +245,7 @@ class Gate:
         while True:
             try:
                 await self._ledger.settle(settlement)
-            except StoreUnavailable as error:
+            except LedgerError as error:
                 if loop.time() + pause_s > until:
                     log.critical(
                         "a charge could not be posted; its hold will be charged in full when its lease ends",

@@ -199,12 +199,14 @@ class RedisLedger:
         if self._digests_allowed:
             sent = script.by_digest(given)
             try:
-                reply = await self._link.call(sent)
+                try:
+                    reply = await self._link.call(sent)
+                except LinkLost as error:
+                    # Within the outer try: the server that is back may have forgotten the script.
+                    return await self._again(str(error), sent)
                 if not isinstance(reply, hiredis.ReplyError):
                     return reply
                 return await self._again(_understand(reply, self._link), sent)
-            except LinkLost as error:
-                return await self._again(str(error), sent)
             except _MissingScript:
                 pass
             except _Forbidden:
