@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tokengate.budgets import Policy, TypicalOutput, limits
 from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
-from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, StoreUnavailable, Verdict
+from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
 from tokengate.prices import Price, PricingError
 from tokengate.pricing import OutputCap, PriceTable, cost, output_cap_for, quote

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from tokengate.domain import Outcome
 from tokengate.money import usd_number
@@ -114,7 +115,8 @@ def configure_logging(level: int) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
+        # Without locals, which structlog adds unless told otherwise: they hold prompts and keys.
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_serialize)],
