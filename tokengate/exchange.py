@@ -75,10 +75,9 @@ class Exchange:
     async def _pass(self, response: Response) -> None:
         progress = self.progress
         progress.status = response.status
-        head, content_type = _answer_head(response, self._ticket)
+        head, content_type, progress.streaming = _answer_head(response, self._ticket)
         progress.meter = meter = self._ticket.request.meter(response.status, content_type)
-        if content_type.startswith(_EVENT_STREAM):
-            progress.streaming = True
+        if progress.streaming:
             await self._start(head)
             await self._pass_on(response, meter)
         else:
@@ -146,8 +145,11 @@ class Exchange:
         return Ending.COMPLETE if reading.complete else Ending.CUT
 
 
-def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, bytes]], str]:
-    """The provider's headers without hop-by-hop ones and with ours, and the content type."""
+def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, bytes]], str, bool]:
+    """The provider's headers without hop-by-hop ones and with ours, the content type, and whether it is a stream.
+
+    A stream may come without a content type, or with a wrong one: JSON alone is what a caller of one does not wait for.
+    """
     content_type = ""
     head: list[tuple[bytes, bytes]] = []
     for name, value in response.headers:
@@ -157,7 +159,12 @@ def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, 
             content_type = value.decode("latin-1").lower()
         head.append((name, value))
     head.append((b"x-tokengate-request-id", ticket.hold_id.encode()))
-    if content_type.startswith(_EVENT_STREAM):
+    streaming = content_type.startswith(_EVENT_STREAM) or (
+        ticket.call.stream and response.status < 300 and not content_type.startswith("application/json")
+    )
+    if streaming:
+        # The meter may withhold an event, so a length that the provider gave is not that of what passes.
+        head = [pair for pair in head if pair[0] != b"content-length"]
         head.append((b"x-tokengate-held-usd", format_usd(ticket.grant_nano).encode()))
         head.append((b"x-tokengate-remaining-usd", format_usd(ticket.standing.remaining_nano).encode()))
-    return head, content_type
+    return head, content_type, streaming

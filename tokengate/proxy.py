@@ -114,6 +114,7 @@ class Visit:
         "gone",
         "inbound",
         "model",
+        "progress",
         "proxy",
         "receive",
         "request_id",
@@ -140,6 +141,7 @@ class Visit:
         self.model = ""
         self.stream = False
         self.session: Session | None = None
+        self.progress: Progress | None = None
         self.task: asyncio.Task[object] | None = None
         self.gone = False
         """The caller has closed its connection."""
@@ -164,7 +166,13 @@ class Visit:
             self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
         except Exception:
             log.exception("a request failed within the gate", request_id=self.request_id)
-            raise
+            refusal = Refusal(Reason.INTERNAL, "The gate failed; its log says why, by the request's id.")
+            if self.progress is None:
+                await self.refuse(refusal)
+            elif not self.progress.started:
+                await self._answer(refusal)
+            else:
+                raise
         return None
 
     # --- metered endpoints ---
@@ -203,13 +211,17 @@ class Visit:
     async def _exchange(self, ticket: Ticket) -> None:
         proxy = self.proxy
         exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
-        url, headers = self._target()
-        body = ticket.request.body(ticket.output_cap_tokens)
-        self.dispatched_ns = time.perf_counter_ns()
+        self.progress = progress = exchange.progress
         try:
+            url, headers = self._target()
+            body = ticket.request.body(ticket.output_cap_tokens)
+            self.dispatched_ns = time.perf_counter_ns()
             await exchange.run(url, headers, body)
-            if exchange.progress.refusal is not None:
-                await self._answer(exchange.progress.refusal)
+            if progress.refusal is not None:
+                await self._answer(progress.refusal)
+        except Exception as error:
+            progress.reason, progress.error = Reason.INTERNAL, f"a fault within the gate: {type(error).__name__}"
+            raise
         finally:
             self._conclude(exchange, ticket)
 
