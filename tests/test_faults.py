@@ -1,8 +1,8 @@
 """Ways to overspend that others shipped, each shown not to work here: the gate as a whole, on real sockets.
 
-The numbers are those of the list of such faults that the product is built against: 1 to 9 here, 10 to 17 (what is
-remembered, held and blocked) in `test_faults_memory`, 19 to 32 (streams, failures, names) in `test_faults_failure`. What
-needs no socket to be shown is where its module is tested:
+The numbers are those of the list of such faults that the product is built against: 1 to 9 here, 10 to 17 (memory) in
+`test_faults_memory`, 19 to 22 (streams) in `test_faults_streams`, 23 to 32 (failures, growth, names) in
+`test_faults_failure`. What needs no socket to be shown is where its module is tested:
 
     3  malformed caps                 providers/test_openai_requests (every notation), here end to end
     4  two caps                       providers/test_openai_requests, here end to end
