@@ -57,7 +57,7 @@ log = structlog.get_logger()
 class Protocol(HttpToolsProtocol):
     """uvicorn's, with a bound on the head of a request (httptools has none), and news of a lost connection."""
 
-    _head_bytes = 0
+    head_bytes = 0
     on_lost: Callable[[], None] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._head_bytes = 0
+        self.head_bytes = 0
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
 
@@ -83,8 +83,8 @@ class Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES_MAX:
+        self.head_bytes += size
+        if self.head_bytes > HEAD_BYTES_MAX:
             # httptools wraps it, and uvicorn answers 400 and closes.
             raise ValueError("the head of the request is too large")
 
@@ -174,18 +174,20 @@ def _guide(settings: Settings, *, simulate: bool) -> str:
     url, budget = f"http://{settings.host}:{settings.port}/v1", format_usd(settings.default_budget)
     if simulate:
         provider = (
-            f"OPENAI_API_KEY is not set: a simulated provider answers ({settings.openai_base_url}), free of charge."
+            f"OPENAI_API_KEY is not set: a simulated provider answers, free of charge\n({settings.openai_base_url})."
         )
     else:
         provider = f"Calls are forwarded to {settings.openai_base_url} and may cost money."
     command = "tokengate" if shutil.which("tokengate") else os.path.relpath(Path(sys.executable).with_name("tokengate"))
     return f"""
-TokenGate is ready: {url} instead of https://api.openai.com/v1.
+TokenGate is ready. Its base URL: {url}
 {provider}
 Each session has a budget of ${budget}. Try:
 
-  curl {url}/chat/completions -H 'Content-Type: application/json' -H 'X-Session-ID: my-session' \\
-    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  curl {url}/chat/completions \\
+    -H 'Content-Type: application/json' -H 'X-Session-ID: my-session' \\
+    -d '{{"model": "gpt-4o-mini",
+         "messages": [{{"role": "user", "content": "Hello"}}]}}'
   {command} get-budget my-session
 
 Ctrl-C stops it. Each request is a line of JSON below.
