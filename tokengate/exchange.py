@@ -18,6 +18,9 @@ from tokengate.upstream import ConnectFailed, Response, Transport, UpstreamError
 UNARY_GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer up to this size is gathered before it goes on, so that its cost can stand in its headers."""
 
+_NOT_PASSED: Final = HOP_BY_HOP | {b"content-length"}
+"""The meter may withhold an event, so the length that a provider gave is not that of what passes."""
+
 _EVENT_STREAM: Final = "text/event-stream"
 
 
@@ -65,7 +68,7 @@ class Exchange:
         except UpstreamError as error:
             await self._failed(error)
         except asyncio.CancelledError:
-            progress.error = progress.error or "the caller left before the answer's end"
+            progress.error = progress.error or "the answer was not awaited to its end"
             progress.ending = self._ending_when_cut()
             raise
         finally:
@@ -87,7 +90,7 @@ class Exchange:
     async def _pass_gathered(self, response: Response, meter: Meter, head: list[tuple[bytes, bytes]]) -> None:
         gathered: list[bytes] = []
         size = 0
-        while (chunk := await response.read()) is not None:
+        while not response.ended and (chunk := await response.read()) is not None:
             gathered.append(meter.feed(chunk))
             size += len(chunk)
             if size > UNARY_GATHERED_BYTES_MAX:
@@ -102,17 +105,18 @@ class Exchange:
         if charge is None:
             charge = await self._gate.assess_by_counting(self._ticket, reading)
         self.progress.charge = charge
-        head = [pair for pair in head if pair[0] != b"content-length"]
-        head.append((b"content-length", b"%d" % len(body)))
-        head.append((b"x-tokengate-cost-usd", format_usd(charge.cost_nano).encode()))
         left = self._ticket.standing.remaining_nano + self._ticket.grant_nano - charge.cost_nano
-        head.append((b"x-tokengate-remaining-usd", format_usd(max(0, left)).encode()))
+        head += (
+            (b"content-length", b"%d" % len(body)),
+            (b"x-tokengate-cost-usd", format_usd(charge.cost_nano).encode()),
+            (b"x-tokengate-remaining-usd", format_usd(max(0, left)).encode()),
+        )
         await self._start(head)
         await self._send({"type": "http.response.body", "body": body})
 
     async def _pass_on(self, response: Response, meter: Meter) -> None:
         send = self._send
-        while (chunk := await response.read()) is not None:
+        while not response.ended and (chunk := await response.read()) is not None:
             out = meter.feed(chunk)
             if out:
                 await send({"type": "http.response.body", "body": out, "more_body": True})
@@ -130,8 +134,13 @@ class Exchange:
         refusal = Refusal(progress.reason, f"The provider could not be asked or did not finish its answer: {error}")
         if not progress.started:
             progress.refusal = refusal
-        elif progress.streaming:
-            # The stream ends in words that the SDKs raise on, not in a closed socket that they cannot read.
+        else:
+            await self.break_off(refusal)
+
+    async def break_off(self, refusal: Refusal) -> None:
+        """End a stream in words that the SDKs raise on, not in a closed socket that they cannot read."""
+        progress = self.progress
+        if progress.streaming:
             rest = progress.meter.finish() if progress.meter is not None else b""
             event = self._dialect.error_event(refusal, self._ticket.hold_id)
             await self._send({"type": "http.response.body", "body": rest + b"\n\n" * bool(rest) + event})
@@ -150,21 +159,14 @@ def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, 
 
     A stream may come without a content type, or with a wrong one: JSON alone is what a caller of one does not wait for.
     """
-    content_type = ""
-    head: list[tuple[bytes, bytes]] = []
-    for name, value in response.headers:
-        if name in HOP_BY_HOP:
-            continue
-        if name == b"content-type":
-            content_type = value.decode("latin-1").lower()
-        head.append((name, value))
+    headers = response.headers
+    content_type = dict(headers).get(b"content-type", b"").decode("latin-1").lower()
+    head = [pair for pair in headers if pair[0] not in _NOT_PASSED]
     head.append((b"x-tokengate-request-id", ticket.hold_id.encode()))
     streaming = content_type.startswith(_EVENT_STREAM) or (
         ticket.call.stream and response.status < 300 and not content_type.startswith("application/json")
     )
     if streaming:
-        # The meter may withhold an event, so a length that the provider gave is not that of what passes.
-        head = [pair for pair in head if pair[0] != b"content-length"]
         head.append((b"x-tokengate-held-usd", format_usd(ticket.grant_nano).encode()))
         head.append((b"x-tokengate-remaining-usd", format_usd(ticket.standing.remaining_nano).encode()))
     return head, content_type, streaming

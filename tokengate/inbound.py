@@ -36,7 +36,9 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
+_NAMES_NOTHING: Final = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close"})
 _STAYS_HOME: Final = HOP_BY_HOP | {
+    b"authorization",
     b"host",
     b"content-length",
     b"expect",
@@ -65,6 +67,8 @@ class Connection(Protocol):
     every request more than its whole parsing does: so whoever serves it is told by a call.
     """
 
+    head_bytes: int
+    """The size of the head of the request that came last."""
     on_lost: Callable[[], None] | None
     """Called once when the connection closes, if it is set."""
 
@@ -93,28 +97,20 @@ class Inbound:
         self.path: str = scope["path"]
         self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
         self.query: bytes = scope["query_string"]
-        self.session: bytes | None = None
-        self.authorization: bytes | None = None
-        self.content_length: int | None = None
-        self.forwarded: list[tuple[bytes, bytes]] = []
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        last = dict(headers)
+        self.session = last.get(b"x-session-id")
+        if len(last) != len(headers) and self.session is not None:
+            # Two different ids in one request are refused, as an id that no name can be.
+            given = {value for name, value in headers if name == b"x-session-id"}
+            self.session = self.session if len(given) == 1 else b""
+        self.authorization = last.get(b"authorization")
+        length = last.get(b"content-length", b"")
+        self.content_length = int(length) if length.isdigit() else None
+        self.forwarded = [pair for pair in headers if pair[0] not in _STAYS_HOME]
         """What goes on to the provider, but for the authorization."""
-        self.size = 0
-        connection: bytes | None = None
-        for name, value in scope["headers"]:
-            self.size += len(name) + len(value)
-            if name not in _STAYS_HOME:
-                if name == b"authorization":
-                    self.authorization = value
-                else:
-                    self.forwarded.append((name, value))
-            elif name == b"x-session-id":
-                # Two different ids in one request are refused, as an id that no name can be.
-                self.session = value if self.session in (None, value) else b""
-            elif name == b"content-length":
-                self.content_length = int(value) if value.isdigit() else None
-            elif name == b"connection":
-                connection = value
-        if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+        connection = last.get(b"connection", b"")
+        if connection not in _NAMES_NOTHING:
             self._drop_named(connection)
         self.forwarded.append(_IDENTITY)
 
@@ -130,21 +126,22 @@ class Inbound:
         return self.forwarded
 
 
-async def read_body(inbound: Inbound, receive: Receive, bytes_max: int) -> bytes | Refusal:
-    """The whole body, or a refusal if it is larger than `bytes_max` or too slow.
+async def read_body(
+    inbound: Inbound, receive: Receive, bytes_max: int, task: "asyncio.Task[object]"
+) -> bytes | Refusal:
+    """The whole body, or a refusal if it is larger than `bytes_max` or too slow. `task` is the one that reads.
 
     Raises:
         ClientGone: the caller left.
     """
     if inbound.content_length is not None and inbound.content_length > bytes_max:
         return _too_large(bytes_max)
-    task, late = asyncio.current_task(), False
+    late = False
 
     def expire() -> None:
         nonlocal late
         late = True
-        if task is not None:
-            task.cancel()
+        task.cancel()
 
     # By hand, not `asyncio.timeout`: this is paid by every request.
     timer = asyncio.get_running_loop().call_later(BODY_READ_TIMEOUT_S, expire)
@@ -155,7 +152,7 @@ async def read_body(inbound: Inbound, receive: Receive, bytes_max: int) -> bytes
             return body if len(body) <= bytes_max else _too_large(bytes_max)
         return await _read_pieces(message, receive, bytes_max)
     except asyncio.CancelledError:
-        if task is None or not late:
+        if not late:
             raise
         task.uncancel()
         return Refusal(

@@ -111,10 +111,10 @@ class Visit:
         "dialect",
         "dispatched_ns",
         "endpoint",
+        "exchange",
         "gone",
         "inbound",
         "model",
-        "progress",
         "proxy",
         "receive",
         "request_id",
@@ -141,14 +141,14 @@ class Visit:
         self.model = ""
         self.stream = False
         self.session: Session | None = None
-        self.progress: Progress | None = None
-        self.task: asyncio.Task[object] | None = None
+        self.exchange: Exchange | None = None
+        self.task: asyncio.Task[object] = _this_task()
         self.gone = False
         """The caller has closed its connection."""
 
     async def serve(self) -> None:
         proxy, inbound = self.proxy, self.inbound
-        if inbound.size > proxy.bounds.header_bytes_max:
+        if self.connection.head_bytes > proxy.bounds.header_bytes_max:
             return await self.refuse(
                 Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
             )
@@ -166,20 +166,14 @@ class Visit:
             self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
         except Exception:
             log.exception("a request failed within the gate", request_id=self.request_id)
-            refusal = Refusal(Reason.INTERNAL, "The gate failed; its log says why, by the request's id.")
-            if self.progress is None:
-                await self.refuse(refusal)
-            elif not self.progress.started:
-                await self._answer(refusal)
-            else:
-                raise
+            await self._give_up(Refusal(Reason.INTERNAL, "The gate failed; its log says why, by the request's id."))
         return None
 
     # --- metered endpoints ---
 
     async def _serve_metered(self, endpoint: Endpoint) -> None:
         proxy = self.proxy
-        body = await read_body(self.inbound, self.receive, proxy.bounds.body_bytes_max)
+        body = await read_body(self.inbound, self.receive, proxy.bounds.body_bytes_max, self.task)
         if isinstance(body, Refusal):
             return await self.refuse(body)
         session = proxy.identity.identify(self.inbound.session, self.inbound.query)
@@ -192,7 +186,6 @@ class Visit:
             return await self.refuse(_bad_request(error))
         self.model, self.stream = request.call.model, request.call.stream
         connection = self.connection
-        self.task = asyncio.current_task()
         connection.on_lost = self._caller_left
         try:
             admitted = await proxy.gate.admit(request, session, self.request_id)
@@ -200,7 +193,7 @@ class Visit:
                 return await self.refuse(admitted)
             await self._exchange(admitted)
         except asyncio.CancelledError:
-            if not self.gone or self.task is None:
+            if not self.gone:
                 raise
             # The cancellation was our own; whoever waits for this task must not see it.
             self.task.uncancel()
@@ -210,8 +203,8 @@ class Visit:
 
     async def _exchange(self, ticket: Ticket) -> None:
         proxy = self.proxy
-        exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
-        self.progress = progress = exchange.progress
+        self.exchange = exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
+        progress = exchange.progress
         try:
             url, headers = self._target()
             body = ticket.request.body(ticket.output_cap_tokens)
@@ -219,6 +212,12 @@ class Visit:
             await exchange.run(url, headers, body)
             if progress.refusal is not None:
                 await self._answer(progress.refusal)
+        except asyncio.CancelledError:
+            if self.gone:
+                progress.error = "the caller left before the answer's end"
+            else:
+                progress.reason, progress.error = Reason.SHUTTING_DOWN, "the gate was stopped before the answer's end"
+            raise
         except Exception as error:
             progress.reason, progress.error = Reason.INTERNAL, f"a fault within the gate: {type(error).__name__}"
             raise
@@ -302,6 +301,16 @@ class Visit:
             estimated_nano=refusal.required_nano,
         )
 
+    async def _give_up(self, refusal: Refusal) -> None:
+        """End in words, whatever has been sent already; what was admitted has its record."""
+        exchange = self.exchange
+        if exchange is None:
+            await self.refuse(refusal)
+        elif exchange.progress.started:
+            await exchange.break_off(refusal)
+        else:
+            await self._answer(refusal)
+
     async def _answer(self, refusal: Refusal) -> None:
         body = self.dialect.error(refusal, self.request_id)
         headers = [
@@ -323,8 +332,7 @@ class Visit:
     def _caller_left(self) -> None:
         """The caller's connection has closed: stop the provider, and whatever else this request waits for."""
         self.gone = True
-        if self.task is not None:
-            self.task.cancel()
+        self.task.cancel()
 
     def _record(
         self,
@@ -366,6 +374,13 @@ class Visit:
                 first_byte_us=(first_byte_ns - self.started_ns) // 1000 if first_byte_ns else None,
             )
         )
+
+
+def _this_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a request is served within a task")
+    return task
 
 
 def _plain(path: str) -> bool:

@@ -10,6 +10,7 @@ What is said to a person goes to standard error: standard output has nothing but
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -50,6 +51,9 @@ SIMULATED_PORT: Final = 8001
 """Where the simulated provider listens, if that port is free; else on any that is."""
 
 SIMULATED_GRACE_S: Final = 1
+
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+"""A request makes hundreds of objects and no cycles: Python's own thresholds would look for some twice a request."""
 
 log = structlog.get_logger()
 
@@ -125,6 +129,9 @@ async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) 
             timeout_graceful_shutdown=settings.shutdown_grace_s,
         )
         server = Server(config)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         _handle_signals(server, app, settings)
         log.info(
             "serving",

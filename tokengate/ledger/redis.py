@@ -58,12 +58,16 @@ class Script:
         folder = Path(__file__).parent
         self.name = name
         self.text = (folder / "scope.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-        self._by_digest = bulk("EVALSHA", hashlib.sha1(self.text, usedforsecurity=False).hexdigest())
-        self._in_full = bulk("EVAL", self.text)
+        digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        self._by_digest, self._in_full = bulk("EVALSHA", digest), bulk("EVAL", self.text)
+        self._heads: dict[int, bytes] = {}
 
     def by_digest(self, given: Parts) -> bytes:
         """The command that runs it where the server has it."""
-        return b"*%d\r\n%b%b" % (given.count + 2, self._by_digest, given.packed)
+        head = self._heads.get(given.count)
+        if head is None:
+            head = self._heads[given.count] = b"*%d\r\n%b" % (given.count + 2, self._by_digest)
+        return head + given.packed
 
     def in_full(self, given: Parts) -> bytes:
         """The command that runs it anywhere, and leaves it there."""

@@ -4,6 +4,7 @@ A reservation has two dozen arguments, of which eight differ from one call of a 
 anew costs more than everything else that the ledger does for a call.
 """
 
+import hiredis
 from msgspec import Struct
 
 Part = str | bytes | int
@@ -23,13 +24,11 @@ def parts(*given: Part) -> Parts:
 
 def bulk(*given: Part) -> bytes:
     """The same, where somebody else counts them."""
-    packed = []
-    for part in given:
-        data = part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else b"%d" % part
-        packed.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(packed)
+    packed = command(*given)
+    return packed[packed.index(b"\n") + 1 :]
 
 
 def command(*given: Part) -> bytes:
     """A whole command."""
-    return b"*%d\r\n%b" % (len(given), bulk(*given))
+    packed: bytes = hiredis.pack_command(given)  # type: ignore[arg-type]  # its stub means a tuple of one
+    return packed
