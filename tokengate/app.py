@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -30,6 +31,9 @@ from tokengate.store import Store, open_store
 from tokengate.telemetry import Telemetry, write_stdout
 from tokengate.tokens import Tokenizer
 from tokengate.upstream.transport import HttpTransport
+
+SETTLE_GRACE_S: Final = 5
+"""How long a stop waits for charges to be posted, even where it waits less for answers."""
 
 log = structlog.get_logger()
 
@@ -147,6 +151,6 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
             yield App(proxy, status)
         finally:
             keeping.cancel()
-            left = await gate.drain(settings.shutdown_grace_s)
+            left = await gate.drain(max(settings.shutdown_grace_s, SETTLE_GRACE_S))
             if left:
                 log.error("stopped with charges not posted; their holds will be charged in full", charges=left)

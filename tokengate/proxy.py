@@ -37,6 +37,9 @@ from tokengate.upstream import Transport, UpstreamError, UpstreamTimeout
 CLIENT_CLOSED: Final = 499
 """The status that is logged when the caller left before it had an answer (nginx's convention)."""
 
+PATH_CHARS_SHOWN: Final = 200
+"""How much of a path that a caller made up is logged and told."""
+
 log = structlog.get_logger()
 
 
@@ -194,6 +197,9 @@ class Visit:
             await self._exchange(admitted)
         except asyncio.CancelledError:
             if not self.gone:
+                await self._give_up(
+                    Refusal(Reason.SHUTTING_DOWN, "The gate is stopping and can wait no longer.", retry_after_s=1)
+                )
                 raise
             # The cancellation was our own; whoever waits for this task must not see it.
             self.task.uncancel()
@@ -354,7 +360,7 @@ class Visit:
         self.proxy.telemetry.record(
             Outcome(
                 request_id=self.request_id,
-                endpoint=self.endpoint or self.inbound.path,
+                endpoint=self.endpoint or self.inbound.path[:PATH_CHARS_SHOWN],
                 session=self.session,
                 model=self.model,
                 stream=self.stream,
@@ -394,7 +400,7 @@ def _no_route(router: Router, inbound: Inbound) -> Refusal:
         return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
     return Refusal(
         Reason.ENDPOINT_NOT_METERED,
-        f"{inbound.method} {inbound.path[:200]} is not metered by this gate, so it is not forwarded.",
+        f"{inbound.method} {inbound.path[:PATH_CHARS_SHOWN]} is not metered by this gate, so it is not forwarded.",
     )
 
 

@@ -63,6 +63,17 @@ class Protocol(HttpToolsProtocol):
 
     head_bytes = 0
     on_lost: Callable[[], None] | None = None
+    _head_open = False
+    _unended_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; a head that does not end is not kept."""
+        if self._head_open:
+            self._unended_bytes += len(data)
+            if self._unended_bytes > HEAD_BYTES_MAX:
+                self.send_400_response("The head of the request is too large.")
+                return
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever serves the request that is under way."""
@@ -72,7 +83,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self.head_bytes = 0
+        self.head_bytes = self._unended_bytes = 0
+        self._head_open = True
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
 
@@ -85,6 +97,11 @@ class Protocol(HttpToolsProtocol):
         """Take a header."""
         self._count(len(name) + len(value))
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head has ended."""
+        self._head_open = False
+        super().on_headers_complete()
 
     def _count(self, size: int) -> None:
         self.head_bytes += size
