@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
 
 def explore(connect: Callable[[], Pipe], examples: int) -> None:
     machine = type("Machine", (Machine,), {"connect": staticmethod(connect)})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)

@@ -25,7 +25,7 @@ class FakePipe:
 
     async def _call(self, command: list[bytes]) -> Any:
         try:
-            reply = await self.client.execute_command(command[0].decode(), *command[1:])
+            reply = await self.client.execute_command(command[0].decode(), *command[1:])  # type: ignore[no-untyped-call]
         except NoScriptError as error:
             return hiredis.ReplyError(f"NOSCRIPT {error}")
         except ResponseError as error:
