@@ -18,6 +18,7 @@ from tokengate.budgets import Policy
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
+from tokengate.ledger import keys
 from tokengate.ledger.link import Link
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
@@ -27,7 +28,7 @@ from tokengate.resources import pricing_file
 from tokengate.session import Identity
 from tokengate.settings import Settings
 from tokengate.status import Status
-from tokengate.store import Store, open_store
+from tokengate.store import Store, inspect, open_store
 from tokengate.telemetry import Telemetry, write_stdout
 from tokengate.tokens import Tokenizer
 from tokengate.upstream.transport import HttpTransport
@@ -84,7 +85,7 @@ def load_prices(path: Path | None) -> PriceTable:
 @asynccontextmanager
 async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIterator[RedisLedger]:
     """The ledger of the settings' tenant, on an open store."""
-    key = f"tokengate:{{{settings.tenant}}}:"
+    key = keys.leases(settings.tenant)
     link = Link(lambda: store.connect(key), settings.store_timeout_ms)
     ledger = RedisLedger(
         link,
@@ -111,6 +112,8 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings)
         stack.push_async_callback(store.aclose)
+        for level, finding in await inspect(store, keys.leases(settings.tenant)):
+            log.log(logging.getLevelNamesMapping()[level.upper()], finding)
         ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
         transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
@@ -131,14 +134,16 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
             lease_ms=settings.hold_lease_s * 1000,
             tenant=settings.tenant,
         )
-        key = settings.openai_api_key
+        provider_key = settings.openai_api_key
         proxy = Proxy(
             router=Router(openai.ROUTES),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,
             upstream=Upstream(
-                settings.openai_base_url, f"Bearer {key.get_secret_value()}".encode() if key else None, transport
+                settings.openai_base_url,
+                f"Bearer {provider_key.get_secret_value()}".encode() if provider_key else None,
+                transport,
             ),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),

@@ -35,17 +35,26 @@ def start(folder: Path, *options: str) -> Server:
         stdout=subprocess.DEVNULL,
     )
     server = Server(process, socket, folder)
+    try:
+        _await_answer(server)
+    except BaseException:
+        stop(server)
+        raise
+    return server
+
+
+def _await_answer(server: Server) -> None:
     for _ in range(200):
-        if process.poll() is not None:
-            raise RuntimeError(f"{binary} ended at once")
+        if server.process.poll() is not None:
+            raise RuntimeError("the server ended at once")
         try:
             with server.client() as client:
                 client.ping()
         except redis.exceptions.ConnectionError:
             time.sleep(0.02)
         else:
-            return server
-    raise RuntimeError(f"{binary} did not answer")
+            return
+    raise RuntimeError("the server did not answer")
 
 
 def stop(server: Server) -> None:
