@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands run, and what is listed is what there is."""
 
+import ast
 import asyncio
 import itertools
 import json
@@ -234,6 +235,19 @@ class TestHttp:
             for row in rows(reference("http"), "| Reason |")
         }
         assert listed == {reason.value: (STATUS[reason], *TYPE_AND_CODE[reason]) for reason in Reason}
+
+    def test_whether_a_retry_helps(self) -> None:
+        made = {}
+        for file in (ROOT / "tokengate").glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                match node:
+                    case ast.Call(ast.Name("Refusal"), [ast.Attribute(ast.Name("Reason"), name), *_], keywords):
+                        passes = any(keyword.arg == "retry_after_s" for keyword in keywords)
+                        made[Reason[name].value] = "`Retry-After`" if passes else "no"
+        for row in rows(reference("http"), "| Reason |"):
+            reason = code(row[0])[0]
+            assert row[4] == made.get(reason, "as the client does"), reason
+        assert {"budget_busy", "budget_exceeded", "store_unavailable", "session_frozen"} <= made.keys()
 
     def test_every_header_of_ours(self) -> None:
         sent = {
