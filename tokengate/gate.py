@@ -32,6 +32,7 @@ SETTLE_RETRY_S: Final = 300
 """How long a settlement is repeated while the store is away; after that the hold's lease runs out, charged in full."""
 
 _SETTLE_PAUSE_MAX_S: Final = 5.0
+_DRAIN_POLL_S: Final = 0.005
 _NOTHING: Final = Usage()
 _RENEWALS_A_LEASE: Final = 3
 
@@ -91,8 +92,8 @@ class Gate:
         self._tenant = tenant
         self._typical = TypicalOutput()
         self._held: set[str] = set()
-        self._unsettled: list[Settlement] = []
-        self._settler: asyncio.Task[None] | None = None
+        self._under_way = 0
+        """Settlements sent, of which nothing has been heard yet."""
         self._background: set[asyncio.Task[None]] = set()
 
     # --- admission ---
@@ -177,33 +178,25 @@ class Gate:
     def settle(self, ticket: Ticket, charge: Charge) -> None:
         """Post a charge: soon, together with others, and again until it is known to be posted."""
         self._held.discard(ticket.hold_id)
-        self._unsettled.append(
-            Settlement(
-                ticket.hold_id,
-                ticket.session,
-                ticket.limits,
-                charge.cost_nano,
-                charge.assumed,
-                charge.ending,
-                ticket.price.model,
-                charge.usage,
-            )
+        settlement = Settlement(
+            ticket.hold_id,
+            ticket.session,
+            ticket.limits,
+            charge.cost_nano,
+            charge.assumed,
+            charge.ending,
+            ticket.price.model,
+            charge.usage,
         )
-        if self._settler is None:
-            self._settler = self.background(self._settle_all())
+        self._under_way += 1
+        self._ledger.settle_soon(settlement, self._settled)
 
-    async def _settle_all(self) -> None:
-        """One round trip after the other, each with all that has gathered during the last."""
-        try:
-            while self._unsettled:
-                batch, self._unsettled = self._unsettled, []
-                unknown = await self._ledger.settle_all(batch)
-                for settlement in unknown:
-                    self.background(self._post(settlement))
-                for settlement in batch:
-                    self._lines.settled(settlement.limits)
-        finally:
-            self._settler = None
+    def _settled(self, settlement: Settlement, known: bool) -> None:
+        self._under_way -= 1
+        if known:
+            self._lines.settled(settlement.limits)
+        else:
+            self.background(self._post(settlement))
 
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
         price = ticket.price
@@ -267,12 +260,11 @@ class Gate:
         )
         self.background(self._post(nothing))
 
-    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what must be done whatever becomes of the request: `drain` waits for it, no disconnect cancels it."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return task
 
     # --- life ---
 
@@ -298,10 +290,9 @@ class Gate:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
         await asyncio.sleep(0)  # requests that were cancelled just now have yet to say how they ended
-        while self._background and loop.time() < until:
-            # One may give rise to another.
-            await asyncio.wait(set(self._background), timeout=until - loop.time())
-        return len(self._background)
+        while (self._under_way or self._background) and loop.time() < until:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        return self._under_way + len(self._background)
 
 
 def _ask(hold_id: str, session: Session, path: tuple[Limit, ...], bounds: Quote, model: str, *, exact: bool) -> Ask:

@@ -9,7 +9,7 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
-from tokengate.ledger.link import Link
+from tokengate.ledger.link import Link, Waiter
 
 
 class FakePipe:
@@ -33,6 +33,9 @@ class FakePipe:
         if isinstance(reply, dict):
             return [part for pair in reply.items() for part in pair]
         return reply
+
+    def tell(self, command: bytes, waiter: Waiter) -> None:
+        self.call(command).add_done_callback(lambda done: waiter.set_result(done.result()))
 
     def drop(self, why: str) -> None: ...
 

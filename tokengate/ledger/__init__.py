@@ -5,7 +5,7 @@ model that the tests hold them to. A call is a two-phase transfer: `reserve` hol
 its path or against none, `settle` turns the hold into what was really spent, exactly once, however often it is said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -128,6 +128,10 @@ class ScopeState(Struct, frozen=True, gc=False):
         return max(0, self.cap_nano - self.spent_nano - self.held_nano)
 
 
+Then = Callable[[Settlement, bool], None]
+"""What is told of a settlement that nobody waits for."""
+
+
 class Ledger(Protocol):
     """Every operation is atomic. All raise `StoreUnavailable` if the store does not answer."""
 
@@ -139,8 +143,8 @@ class Ledger(Protocol):
         """Free the hold and record the cost: once, whatever is repeated; corrects a hold that has expired meanwhile."""
         ...
 
-    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
-        """Settle many at once; gives those whose outcome is not known, to be settled singly. Never raises."""
+    def settle_soon(self, settlement: Settlement, then: Then) -> None:
+        """Send a settlement and wait for nothing; `then` hears whether it is known to be posted. Never raises."""
         ...
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:

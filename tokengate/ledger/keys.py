@@ -9,7 +9,6 @@ from typing import Final
 from tokengate.domain import Scope
 
 PREFIX: Final = "tokengate"
-_HOUR_MS: Final = 3_600_000
 _CACHED: Final = 4096
 
 
@@ -37,9 +36,9 @@ def sessions(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:sessions"
 
 
-def usage(tenant: str, at_ms: int) -> str:
-    """Hash: what was used in an hour (named by its number since the epoch), by model."""
-    return f"{PREFIX}:{{{tenant}}}:usage:{at_ms // _HOUR_MS}"
+def usage(tenant: str, hour: int) -> str:
+    """Hash: what was used in an hour (its number since the epoch), by model."""
+    return f"{PREFIX}:{{{tenant}}}:usage:{hour}"
 
 
 @lru_cache(maxsize=_CACHED)

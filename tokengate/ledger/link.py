@@ -26,11 +26,27 @@ class LinkLost(ConnectionError):
     """The connection is gone or never came: what became of the command is unknown."""
 
 
+class Waiter(Protocol):
+    """What is told the reply to a command: a future, or somebody who needs no turn of the event loop for it."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, reply: Reply, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class Pipe(Protocol):
     """What the ledger needs of a connection."""
 
     def call(self, command: bytes) -> asyncio.Future[Reply]:
         """Send a command (as RESP); the future gives its reply, a `ReplyError` as a value, or raises `LinkLost`."""
+        ...
+
+    def tell(self, command: bytes, waiter: "Waiter") -> None:
+        """Send a command whose reply goes to `waiter` as soon as it is read; it must not raise."""
         ...
 
     def drop(self, why: str) -> None:
@@ -43,33 +59,36 @@ class Pipe(Protocol):
 
 
 class Link:
-    """One connection, made when first needed and again after it was lost."""
+    """One connection, made when first needed and again after it was lost. It lives in the event loop it is built in."""
 
     def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], timeout_ms: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connect = connect
         self._timeout_s = timeout_ms / 1000
         self._outbox: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[Waiter] = deque()
         self._replies: _Replies | None = None
         self._opening: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._answered = 0
 
     def call(self, command: bytes) -> asyncio.Future[Reply]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        if len(self._waiting) >= PENDING_MAX:
-            future.set_exception(LinkLost(f"{PENDING_MAX} commands are waiting for the store already"))
-            return future
-        if not self._outbox and self._replies is not None:
-            loop.call_soon(self._flush)
-        self._outbox.append(command)
-        self._waiting.append(future)
-        if self._replies is None and self._opening is None:
-            self._opening = loop.create_task(self._open())
-        if self._watchdog is None:
-            self._watchdog = loop.call_later(self._timeout_s, self._watch, self._answered)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.tell(command, future)
         return future
+
+    def tell(self, command: bytes, waiter: Waiter) -> None:
+        if len(self._waiting) >= PENDING_MAX:
+            waiter.set_exception(LinkLost(f"{PENDING_MAX} commands are waiting for the store already"))
+            return
+        if not self._outbox and self._replies is not None:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(command)
+        self._waiting.append(waiter)
+        if self._replies is None and self._opening is None:
+            self._opening = self._loop.create_task(self._open())
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(self._timeout_s, self._watch, self._answered)
 
     def drop(self, why: str) -> None:
         replies, self._replies = self._replies, None
@@ -80,9 +99,9 @@ class Link:
             self._opening = None
         self._outbox.clear()
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
-            if not future.done():
-                future.set_exception(LinkLost(why))
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(LinkLost(why))
 
     async def aclose(self) -> None:
         if self._watchdog is not None:
@@ -114,8 +133,7 @@ class Link:
         if self._answered == answered:
             self.drop(f"the store did not answer within {self._timeout_s:g} s")
             return
-        loop = asyncio.get_running_loop()
-        self._watchdog = loop.call_later(self._timeout_s, self._watch, self._answered)
+        self._watchdog = self._loop.call_later(self._timeout_s, self._watch, self._answered)
 
     def answer(self, reply: Reply) -> None:
         """Called by the protocol for every reply, in the order of the commands."""
@@ -123,9 +141,9 @@ class Link:
         if not self._waiting:
             self.drop("the store sent a reply that nobody asked for")
             return
-        future = self._waiting.popleft()
-        if not future.done():
-            future.set_result(reply)
+        waiter = self._waiting.popleft()
+        if not waiter.done():
+            waiter.set_result(reply)
 
     def lost(self, replies: "_Replies", error: Exception | None) -> None:
         """Called by the protocol when its connection ends."""

@@ -17,6 +17,7 @@ from tokengate.ledger import (
     ScopeState,
     Settled,
     Settlement,
+    Then,
     Verdict,
 )
 
@@ -104,6 +105,9 @@ class MemoryLedger:
         return Verdict(kind, 0, self.now_ms, standings[deciding])
 
     async def settle(self, settlement: Settlement) -> Settled:
+        return self._settle(settlement)
+
+    def _settle(self, settlement: Settlement) -> Settled:
         hold = self._holds.get(settlement.hold_id)
         cost = settlement.cost_nano
         assumed = cost if settlement.assumed else 0
@@ -125,10 +129,9 @@ class MemoryLedger:
         self._accounts[settlement.limits[0].scope].requests += 1
         return Settled(cost, repeated=False)
 
-    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
-        for settlement in settlements:
-            await self.settle(settlement)
-        return []
+    def settle_soon(self, settlement: Settlement, then: Then) -> None:
+        self._settle(settlement)
+        then(settlement, True)
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002
         gone = []

@@ -17,7 +17,7 @@ import hiredis
 from msgspec import Struct
 
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Limit, Period, Scope, Standing
+from tokengate.domain import Ending, Limit, Period, Scope, Standing
 from tokengate.ledger import (
     EXPIRED_TTL_MS,
     RECORD_TTL_MS,
@@ -30,6 +30,7 @@ from tokengate.ledger import (
     Settled,
     Settlement,
     StoreUnavailable,
+    Then,
     Verdict,
     keys,
 )
@@ -43,6 +44,7 @@ USAGE_TTL_S: Final = 400 * 24 * 3600
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
+_HOUR_MS: Final = 3_600_000
 _NO_BOUNDARIES: Final = ("",)
 _RETRY_PAUSES_S: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOREPLICAS")
@@ -99,29 +101,26 @@ class RedisLedger:
         raise LedgerError("the store's clock does not stand still long enough to find the budget's period")
 
     def _reserve_parts(self, ask: Ask) -> Parts:
-        path = self._path(ask.limits, self._boundaries(ask.limits), ask.session.id)
-        hold_id = ask.hold_id
-        own = bulk(
-            keys.hold_prefix(ask.session.tenant) + hold_id,
-            self.now_ms,
-            hold_id,
-            ask.floor_nano,
-            ask.need_nano,
-            ask.want_nano,
-            "1" if ask.exact else "0",
-            ask.model,
-        )
-        return Parts(path.count + 8, path.keys + own + path.arguments)
+        limits = ask.limits
+        path = self._path(limits, self._boundaries(limits), ask.session.id, ask.exact, ask.model, self.now_ms)
+        return path.of(ask.hold_id, f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}")
 
-    def _make_path(self, limits: tuple[Limit, ...], boundaries: tuple[str, ...], session_id: str) -> "_Path":
-        """What is the same in all reservations of a session: all keys but the hold's, and the last arguments."""
+    def _make_path(
+        self,
+        limits: tuple[Limit, ...],
+        boundaries: tuple[str, ...],
+        session_id: str,
+        exact: bool,
+        model: str,
+        now_ms: int,
+    ) -> "_Path":
         tenant = limits[0].scope.tenant
         names = [keys.leases(tenant), keys.sessions(tenant), *(keys.scope(limit.scope) for limit in limits)]
-        arguments: list[str | int] = [self._owner, self._lease_ms, SHARE, session_id, self._sessions_max]
+        arguments: list[str | int] = [now_ms, "1" if exact else "0", model, self._owner, self._lease_ms, SHARE]
+        arguments += [session_id, self._sessions_max]
         for limit, text in zip(limits, boundaries, strict=True):
             arguments += [format_usd(limit.cap_default_nano, 9), text]
-        packed = bulk(len(names) + 1, *names)
-        return _Path(1 + len(names) + len(arguments), packed, bulk(*arguments))
+        return _path(tenant, names, arguments)
 
     def _boundaries(self, limits: tuple[Limit, ...]) -> tuple[str, ...]:
         if len(limits) == 1 and limits[0].period is Period.NONE:
@@ -133,28 +132,23 @@ class RedisLedger:
         reply = await self._run(self._settle, self._settle_parts(settlement))
         return Settled(reply[0], reply[1] == 1)
 
-    async def settle_all(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+    def settle_soon(self, settlement: Settlement, then: Then) -> None:
         if not self._digests_allowed:
-            return list(settlements)
-        script, call = self._settle, self._link.call
-        replies = [call(script.by_digest(self._settle_parts(settlement))) for settlement in settlements]
-        return [settlements[index] for index, reply in enumerate(replies) if not await _answered(reply)]
+            then(settlement, False)
+            return
+        self._link.tell(self._settle.by_digest(self._settle_parts(settlement)), _Told(settlement, then))
 
     def _settle_parts(self, settlement: Settlement) -> Parts:
-        tenant, hold_id, usage = settlement.session.tenant, settlement.hold_id, settlement.usage
-        path = _settle_path(settlement.limits, keys.usage(tenant, self._now()))
-        own = bulk(
-            keys.hold_prefix(tenant) + hold_id,
-            self.now_ms,
-            hold_id,
-            settlement.cost_nano,
-            "1" if settlement.assumed else "0",
-            settlement.ending.value,
+        usage = settlement.usage
+        path = _settle_path(
+            settlement.limits,
+            self._now() // _HOUR_MS,
+            settlement.assumed,
+            settlement.ending,
             settlement.model,
-            usage.input_tokens,
-            usage.output_tokens,
+            self.now_ms,
         )
-        return Parts(path.count + 9, path.keys + own + path.arguments)
+        return path.of(settlement.hold_id, f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}")
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
         gone: list[str] = []
@@ -165,7 +159,7 @@ class RedisLedger:
         return gone
 
     async def sweep(self, tenant: str) -> int:
-        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now()))
+        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS))
         given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S)
         return int(await self._run(self._sweep, parts(len(names), *names, *given)))
 
@@ -247,28 +241,51 @@ class RedisLedger:
 
 
 class _Path(Struct, frozen=True, gc=False):
-    """The pieces of a command that are the same for every call of a session."""
+    """What is the same in all reservations (or settlements) of a session: all but the hold and its amounts."""
 
     count: int
+    """Of all arguments."""
     keys: bytes
-    """How many keys there are, and all of them but the last, which is the hold's."""
+    """How many keys there are, and all of them but the last, the hold's."""
+    hold_prefix: str
     arguments: bytes
-    """The last arguments."""
+    """All but the first."""
+
+    def of(self, hold_id: str, amounts: str) -> Parts:
+        """The arguments of one."""
+        return Parts(self.count, self.keys + bulk(self.hold_prefix + hold_id, amounts) + self.arguments)
+
+
+def _path(tenant: str, names: list[str], arguments: Sequence[str | int]) -> _Path:
+    count = 1 + len(names) + 2 + len(arguments)
+    return _Path(count, bulk(len(names) + 1, *names), keys.hold_prefix(tenant), bulk(*arguments))
 
 
 @lru_cache(maxsize=PATHS_CACHED)
-def _settle_path(limits: tuple[Limit, ...], usage: str) -> _Path:
+def _settle_path(limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, now_ms: int) -> _Path:
     tenant = limits[0].scope.tenant
-    names = [keys.leases(tenant), keys.events(tenant), usage, *(keys.scope(limit.scope) for limit in limits)]
-    return _Path(3 + len(names), bulk(len(names) + 1, *names), bulk(RECORD_TTL_MS, USAGE_TTL_S))
+    names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour)]
+    names += [keys.scope(limit.scope) for limit in limits]
+    return _path(tenant, names, (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, USAGE_TTL_S))
 
 
-async def _answered(reply: asyncio.Future[Reply]) -> bool:
-    """Whether a command was carried out, as far as is known."""
-    try:
-        return not isinstance(await reply, hiredis.ReplyError)
-    except LinkLost:
+class _Told:
+    """Waits for the reply to a settlement in the place of a future: without a task, a wake-up or a turn of the loop."""
+
+    __slots__ = ("_settlement", "_then")
+
+    def __init__(self, settlement: Settlement, then: Then) -> None:
+        self._settlement = settlement
+        self._then = then
+
+    def done(self) -> bool:
         return False
+
+    def set_result(self, reply: Reply) -> None:
+        self._then(self._settlement, not isinstance(reply, hiredis.ReplyError))
+
+    def set_exception(self, _: BaseException) -> None:
+        self._then(self._settlement, False)
 
 
 class _MissingScript(LedgerError):

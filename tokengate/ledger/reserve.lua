@@ -1,18 +1,20 @@
 -- Holds an amount against every scope of a call's path, or against none.
 --
 -- KEYS  1 leases  2 sessions (index by last activity)  3.. the scopes, the session first  last: the hold
--- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 floor  4 need  5 want (nano-USD)  6 exact ('1' | '0')  7 model
---       8 owner  9 lease_ms  10 share  11 session id  12 sessions_max
+-- ARGV  1 "floor need want" (nano-USD)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
+--       6 lease_ms  7 share  8 session id  9 sessions_max
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
+--       Only the first argument and the hold differ between the calls of a session: its caller packs the others once.
 -- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
 --       until_ms (0: for ever), detail        (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
 --   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
 --   clock: the boundaries do not reach the server's now; ask again with others
 
-local now = clock(ARGV[1])
+local now = clock(ARGV[2])
 local hold, leases, sessions = KEYS[#KEYS], KEYS[1], KEYS[2]
-local floor, need, want = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local exact, share = ARGV[6] == '1', tonumber(ARGV[10])
+local floor, need, want = string.match(ARGV[1], '(%d+) (%d+) (%d+)')
+floor, need, want = tonumber(floor), tonumber(need), tonumber(want)
+local exact, share = ARGV[3] == '1', tonumber(ARGV[7])
 
 local function load(index)
   local key = KEYS[2 + index]
@@ -27,7 +29,7 @@ local function load(index)
     scope.change[#scope.change + 1] = field
     scope.change[#scope.change + 1] = value
   end
-  local text, default = was[1], ARGV[11 + 2 * index]
+  local text, default = was[1], ARGV[8 + 2 * index]
   if not text or (text == was[2] and text ~= default) then
     text = default
     scope.put('budget', default)
@@ -36,7 +38,7 @@ local function load(index)
   scope.cap = nano(text)
   scope.spent, scope.held = nano(scope.spent_text), nano(scope.held_text)
   scope.bad = (not scope.cap and text) or (not scope.spent and scope.spent_text) or (not scope.held and scope.held_text)
-  local boundaries = ARGV[12 + 2 * index]
+  local boundaries = ARGV[9 + 2 * index]
   if boundaries ~= '' then
     local start, finish, previous
     for boundary in string.gmatch(boundaries, '%d+') do
@@ -81,13 +83,13 @@ local earlier = redis.call('HMGET', hold, 'state', 'grant')
 if earlier[1] then return answer('held', nano(earlier[2] or '0'), tightest or scopes[1]) end
 
 local session = scopes[1]
-if session.new and redis.call('ZCARD', sessions) >= tonumber(ARGV[12]) then return answer('full', 0, session) end
+if session.new and redis.call('ZCARD', sessions) >= tonumber(ARGV[9]) then return answer('full', 0, session) end
 
 local function refuse(verdict, scope, detail, until_ms)
   session.put('last_active_ms', integer(now))
   if session.new then
     session.put('created_ms', integer(now))
-    redis.call('ZADD', sessions, now, ARGV[11])
+    redis.call('ZADD', sessions, now, ARGV[8])
   end
   redis.call('HSET', session.key, unpack(session.change))
   redis.call('HINCRBY', session.key, 'blocked', 1)
@@ -132,12 +134,12 @@ for _, scope in ipairs(scopes) do
   -- To the second is enough for a list by last activity, and spares the index on a busy session.
   if scope.new or now - scope.last_active >= 1000 then
     scope.put('last_active_ms', integer(now))
-    if scope == session then redis.call('ZADD', sessions, now, ARGV[11]) end
+    if scope == session then redis.call('ZADD', sessions, now, ARGV[8]) end
   end
   redis.call('HSET', scope.key, unpack(scope.change))
   path[#path + 1] = scope.key .. ' ' .. integer(scope.epoch)
 end
-redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[8], 'session', ARGV[11],
-  'model', ARGV[7], 'at_ms', integer(now), 'path', table.concat(path, ' '))
-redis.call('ZADD', leases, now + tonumber(ARGV[9]), ARGV[2])
+redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[5], 'session', ARGV[8],
+  'model', ARGV[4], 'at_ms', integer(now), 'path', table.concat(path, ' '))
+redis.call('ZADD', leases, now + tonumber(ARGV[6]), id_of(hold))
 return answer('held', grant, tightest)

@@ -35,6 +35,9 @@ local function clock(given_ms)
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- A hold's key ends in its id, which its caller chose.
+local function id_of(hold) return string.match(hold, ':hold:(.+)$') end
+
 local function integer(number) return string.format('%.0f', number) end
 
 -- Adds to what an epoch of a scope has spent and frees what it holds. `epoch` is the one that the hold was made in; an

@@ -1,13 +1,14 @@
 -- Turns a hold into what the call really cost: once, however often it is said.
 --
 -- KEYS  1 leases  2 events  3 usage (roll-up of the hour)  4.. the scopes of the path  last: the hold
--- ARGV  1 now_ms ('0': the server's clock)  2 hold id  3 cost (nano-USD)  4 assumed ('1' | '0')  5 ending
---       6 model  7 input tokens  8 output tokens  9 record_ttl_ms  10 usage_ttl_s
+-- ARGV  1 "cost input output" (nano-USD, tokens)  2 now_ms ('0': the server's clock)  3 assumed ('1' | '0')  4 ending
+--       5 model  6 record_ttl_ms  7 usage_ttl_s
 -- Reply charged (nano-USD), repeated (0 | 1)
 
 local hold, leases, events, usage, session = KEYS[#KEYS], KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, cost, assumed = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-local now = clock(ARGV[1])
+local cost, input_tokens, output_tokens = string.match(ARGV[1], '(%d+) (%d+) (%d+)')
+local id, assumed, model, now = id_of(hold), ARGV[3] == '1', ARGV[5], clock(ARGV[2])
+cost = tonumber(cost)
 local was = redis.call('HMGET', hold, 'state', 'grant', 'path', 'charged')
 local state = was[1]
 if state == 'settled' then return { nano(was[4]), 1 } end
@@ -32,12 +33,12 @@ else
   event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost))
 end
 
-redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[5])
-redis.call('PEXPIRE', hold, ARGV[9])
+redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[4])
+redis.call('PEXPIRE', hold, ARGV[6])
 redis.call('ZREM', leases, id)
 redis.call('HINCRBY', session, 'requests', 1)
-redis.call('HINCRBY', usage, ARGV[6] .. ':cost_nano', integer(cost - before))
-redis.call('HINCRBY', usage, ARGV[6] .. ':input_tokens', ARGV[7])
-redis.call('HINCRBY', usage, ARGV[6] .. ':output_tokens', ARGV[8])
-if redis.call('HINCRBY', usage, ARGV[6] .. ':requests', 1) == 1 then redis.call('EXPIRE', usage, ARGV[10]) end
+redis.call('HINCRBY', usage, model .. ':cost_nano', integer(cost - before))
+redis.call('HINCRBY', usage, model .. ':input_tokens', input_tokens)
+redis.call('HINCRBY', usage, model .. ':output_tokens', output_tokens)
+if redis.call('HINCRBY', usage, model .. ':requests', 1) == 1 then redis.call('EXPIRE', usage, ARGV[7]) end
 return { cost, 0 }
