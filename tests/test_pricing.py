@@ -15,11 +15,14 @@ from tokengate.prices import Bracket, Brackets, Price, Rates
 from tokengate.pricing import (
     OUTPUT_MIN_TOKENS,
     REQUEST_FEE,
+    OutputCap,
     PriceTable,
     UnpricedAudio,
     UnpricedFee,
     UnpricedOutput,
     UnpricedTier,
+    _tokens_priced,
+    _tokens_priced_by_class,
     cost,
     output_cap_for,
     quote,
@@ -370,6 +373,37 @@ def test_no_usage_that_a_call_allows_costs_more_than_its_quote(data: st.DataObje
     assert 0 <= bounds.input_nano <= bounds.floor_nano <= bounds.need_nano <= bounds.want_nano
     usage = data.draw(usages(price, call))
     assert cost(price, usage, call.service_tier) <= bounds.want_nano
+
+
+COUNTS = st.integers(-2, 4000)
+COUNTED = st.builds(Usage, COUNTS, COUNTS, reasoning_tokens=COUNTS)
+
+
+@given(prices(), COUNTED)
+def test_text_alone_costs_what_it_costs_by_class(price: Price, usage: Usage) -> None:
+    assert _tokens_priced(price.brackets, usage) == _tokens_priced_by_class(price.brackets, usage)
+
+
+@given(prices(), calls(), st.integers(0, 3000), st.sampled_from(["when_unset", "always", "never"]))
+def test_a_second_bracket_of_the_same_rates_changes_no_quote(
+    price: Price, call: Call, typical: int, output_cap: OutputCap
+) -> None:
+    rates = price.brackets[0].rates
+    single = replace(price, brackets=(Bracket(0, rates),), service_tiers=())
+    double = replace(single, brackets=(Bracket(0, rates), Bracket(1, rates)))
+    try:
+        bounds = quote(double, call, typical, output_cap=output_cap)
+    except (UnpricedAudio, UnpricedTier) as error:
+        with pytest.raises(type(error)):
+            quote(single, call, typical, output_cap=output_cap)
+    else:
+        assert quote(single, call, typical, output_cap=output_cap) == bounds
+
+
+@given(rates())
+def test_the_dearest_that_text_can_cost_is_known_of_every_rate(rates: Rates) -> None:
+    classes = ("input", "cached_input", "cache_write", "cache_write_long")
+    assert rates.text_input_dearest == max(getattr(rates, name) or 0 for name in classes)
 
 
 @given(st.data())

@@ -5,7 +5,7 @@ table share. A class of token without a price of its own is None, never 0: 0 mea
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Final
 
@@ -80,6 +80,12 @@ class Rates:
     cached_audio_input: int | None = None
     audio_output: int | None = None
     image_input: int | None = None
+    text_input_dearest: int = field(init=False, repr=False, compare=False)
+    """The most that an input token of text can cost: sent anew, read from a cache or written to one."""
+
+    def __post_init__(self) -> None:
+        text = (self.input, self.cached_input, self.cache_write, self.cache_write_long)
+        object.__setattr__(self, "text_input_dearest", max(rate for rate in text if rate is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +118,18 @@ class Price:
     """The tiktoken encoding that counts its text exactly; None: count bytes."""
     source: str
     source_date: str
+    request_fee_nano: int = field(init=False, repr=False, compare=False)
+    """What every call pays once, whatever it does: the fee named `REQUEST_FEE`, or 0."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "request_fee_nano", self.fee(REQUEST_FEE) or 0)
 
     def tier(self, name: str) -> Brackets | None:
         """The prices of a named service tier, or None if it has none of its own."""
-        return next((brackets for tier, brackets in self.service_tiers if tier == name), None)
+        for tier, brackets in self.service_tiers:
+            if tier == name:
+                return brackets
+        return None
 
     def fee(self, name: str) -> int | None:
         """Nano-USD per call of a named fee, or None if the model has no such fee."""
@@ -156,5 +170,5 @@ class PriceFile:
     """The version of genai-prices that the file was built from; None for a file written by hand."""
 
 
-PRICE_FIELDS: Final = tuple(field.name for field in fields(Rates))
+PRICE_FIELDS: Final = tuple(field.name for field in fields(Rates) if field.init)
 """The classes of token that have prices, as they are called in the price file."""

@@ -14,6 +14,8 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from tokengate.domain import Call, Quote, Usage
 from tokengate.money import TOKENS_PER_PRICE, cost_nano
 from tokengate.pricefile import NAME_CHARS_MAX, read_price_file
@@ -82,8 +84,7 @@ class LookupStatus(StrEnum):
     UNPRICED = "unpriced"
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(Struct, frozen=True, gc=False):
     """The answer to a lookup; `name` and `price` are empty and None exactly when the model is unpriced."""
 
     status: LookupStatus
@@ -93,6 +94,7 @@ class Lookup:
 
 
 _UNPRICED: Final = Lookup(LookupStatus.UNPRICED)
+_EXACT: Final = LookupStatus.EXACT
 
 _MONTH, _DAY = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _SNAPSHOT: Final = re.compile(
@@ -139,14 +141,14 @@ class PriceTable:
             section: the provider, as the table calls it.
             on: the day that chooses among announced prices; by default today (UTC).
         """
-        if not 0 < len(model) <= NAME_CHARS_MAX:
-            return _UNPRICED
         known = self.sections.get(section)
         if known is None:
             return _UNPRICED
         row = known.rows.get(model)
         if row is not None and row.name == model:
-            return Lookup(LookupStatus.EXACT, model, _in_force(row, on))
+            return Lookup(_EXACT, model, row.price if not row.changes else _in_force(row, on))
+        if not 0 < len(model) <= NAME_CHARS_MAX:
+            return _UNPRICED
         status, row = self._resolve(section, model)
         return Lookup(status, row.name, _in_force(row, on)) if row is not None else _UNPRICED
 
@@ -229,13 +231,13 @@ def cost(price: Price, usage: Usage, service_tier_asked: str = "") -> int:
     priced = _tokens_priced(brackets, usage)
     if service_tier_asked and not usage.service_tier:
         priced = max(priced, _tokens_priced(price.tier(service_tier_asked) or brackets, usage))
-    return cost_nano(priced + _fees_nano(price, usage.calls) * TOKENS_PER_PRICE)
+    if price.request_fee_nano or usage.calls:
+        priced += _fees_nano(price, usage.calls) * TOKENS_PER_PRICE
+    return cost_nano(priced)
 
 
 def _fees_nano(price: Price, calls: tuple[tuple[str, int], ...]) -> int:
-    if not price.fees and not calls:
-        return 0
-    total = price.fee(REQUEST_FEE) or 0
+    total = price.request_fee_nano
     for name, count in calls:
         fee = price.fee(name)
         if fee is None:
@@ -251,11 +253,25 @@ def _whole(whole: int, parts: int) -> int:
 
 def _tokens_priced(brackets: Brackets, usage: Usage) -> int:
     """Tokens times nano-USD per million tokens, summed: not yet divided, so that it is rounded only once."""
-    if _is_plain(usage):
-        # What follows comes to the same, in ten times as long: nearly every call is one of text alone.
+    if (
+        usage.input_tokens >= 0
+        and 0 <= usage.reasoning_tokens <= usage.output_tokens
+        and not usage.cache_read_tokens
+        and not usage.cache_write_tokens
+        and not usage.cache_write_long_tokens
+        and not usage.input_audio_tokens
+        and not usage.input_image_tokens
+        and not usage.output_audio_tokens
+    ):
+        # Text alone, uncached, in counts that make sense, as nearly every call: by class it comes to the same.
         rates = _rates_for(brackets, usage.input_tokens)
         output = rates.output if rates.output is not None else rates.input
         return usage.input_tokens * rates.input + usage.output_tokens * output
+    return _tokens_priced_by_class(brackets, usage)
+
+
+def _tokens_priced_by_class(brackets: Brackets, usage: Usage) -> int:
+    """The same for any usage."""
     audio, images = max(0, usage.input_audio_tokens), max(0, usage.input_image_tokens)
     reads, long_writes = max(0, usage.cache_read_tokens), max(0, usage.cache_write_long_tokens)
     writes = _whole(max(0, usage.cache_write_tokens), long_writes)
@@ -270,24 +286,11 @@ def _tokens_priced(brackets: Brackets, usage: Usage) -> int:
     return total + _output_priced(rates, usage)
 
 
-def _is_plain(usage: Usage) -> bool:
-    """Whether nothing but text went in and came out, uncached, in counts that make sense."""
-    return (
-        usage.input_tokens >= 0
-        and 0 <= usage.reasoning_tokens <= usage.output_tokens
-        and not usage.cache_read_tokens
-        and not usage.cache_write_tokens
-        and not usage.cache_write_long_tokens
-        and not usage.input_audio_tokens
-        and not usage.input_image_tokens
-        and not usage.output_audio_tokens
-    )
-
-
 def _rates_for(brackets: Brackets, input_tokens: int) -> Rates:
-    for bracket in reversed(brackets):
-        if bracket.above_tokens < input_tokens:
-            return bracket.rates
+    if len(brackets) > 1:
+        for bracket in reversed(brackets):
+            if bracket.above_tokens < input_tokens:
+                return bracket.rates
     return brackets[0].rates
 
 
@@ -361,31 +364,35 @@ def quote(
         UnpricedFee: it allows a separately billed call that has no price.
         UnpricedOutput: it produces output, which has no price.
     """
-    reachable = _reachable(price, call)
-    input_price = max([_dearest_input(price, rates, call) for rates in reachable])
-    output_price = max([_dearest_output(price, rates, call) for rates in reachable])
-    fees = _fees_nano(price, call.fees) * TOKENS_PER_PRICE
-    input_priced = input_price * call.input_tokens_max + fees
+    if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS:
+        rates = price.brackets[0].rates  # nearly every model and call: there is nothing to choose from
+        input_price = _dearest_input(price, rates, call)
+        output_price = _dearest_output(price, rates, call)
+    else:
+        reachable = _reachable(price, call)
+        input_price = max([_dearest_input(price, rates, call) for rates in reachable])
+        output_price = max([_dearest_output(price, rates, call) for rates in reachable])
+    input_priced = input_price * call.input_tokens_max
+    if price.request_fee_nano or call.fees:
+        input_priced += _fees_nano(price, call.fees) * TOKENS_PER_PRICE
 
-    most = (call.output_tokens_asked or price.output_tokens_max) if call.produces_output else 0
-    cappable = call.produces_output and (
-        output_cap == "always" or (output_cap == "when_unset" and call.output_tokens_asked is None)
-    )
-    typical = min(max(typical_output_tokens, output_min_tokens), most) if cappable else most
-    least = min(output_min_tokens, most) if cappable else most
-    per_token = output_price * call.answers
-    # An output cap is bought with what a grant leaves above the rounded price of the input, so the lower bounds round
-    # input and output apart: a grant of `floor_nano` always buys `output_min_tokens`.
+    asked = call.output_tokens_asked
+    most = (asked or price.output_tokens_max) if call.produces_output else 0
+    cappable = call.produces_output and (output_cap == "always" or (output_cap == "when_unset" and asked is None))
+    per_token = output_price if call.answers == 1 else output_price * call.answers
     input_nano, want_nano = cost_nano(input_priced), cost_nano(input_priced + per_token * most)
-    return Quote(
-        floor_nano=min(input_nano + cost_nano(per_token * least), want_nano),
-        need_nano=min(input_nano + cost_nano(per_token * typical), want_nano),
-        want_nano=want_nano,
-        input_nano=input_nano,
-        output_token_price=per_token,
-        output_tokens_max=most,
-        cappable=cappable,
-    )
+    floor_nano = need_nano = want_nano
+    if cappable:
+        # An output cap is bought with what a grant leaves above the rounded price of the input, so the lower bounds
+        # round input and output apart: a grant of `floor_nano` always buys `output_min_tokens`.
+        least_nano = typical_nano = input_nano + cost_nano(per_token * output_min_tokens)
+        if typical_output_tokens > output_min_tokens:
+            typical_nano = input_nano + cost_nano(per_token * typical_output_tokens)
+        if least_nano < want_nano:
+            floor_nano = least_nano
+        if typical_nano < want_nano:
+            need_nano = typical_nano
+    return Quote(floor_nano, need_nano, want_nano, input_nano, per_token, most, cappable)
 
 
 def output_cap_for(quote: Quote, grant_nano: int) -> int | None:
@@ -410,8 +417,6 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
     it, so that both are reachable (https://developers.openai.com/api/docs/guides/priority-processing). A cheaper one
     is refused instead (https://developers.openai.com/api/docs/guides/flex-processing).
     """
-    if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS:
-        return [price.brackets[0].rates]
     tiers = [price.brackets]
     if call.service_tier not in STANDARD_TIERS:
         asked = None if call.service_tier in TIERS_NOT_FOR_CALLS else price.tier(call.service_tier)
@@ -427,7 +432,9 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
 
 
 def _dearest_input(price: Price, rates: Rates, call: Call) -> int:
-    dearest = max(rates.input, rates.cached_input or 0, rates.cache_write or 0, rates.cache_write_long or 0)
+    if not call.input_audio and not call.input_images:
+        return rates.text_input_dearest
+    dearest = rates.text_input_dearest
     if call.input_audio:
         if rates.audio_input is None:
             raise UnpricedAudio(f"the model {price.model} has no price for audio input")
