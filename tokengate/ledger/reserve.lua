@@ -92,7 +92,7 @@ local function refuse(verdict, scope, detail, until_ms)
     redis.call('ZADD', sessions, now, ARGV[8])
   end
   redis.call('HSET', session.key, unpack(session.change))
-  redis.call('HINCRBY', session.key, 'blocked', 1)
+  redis.pcall('HINCRBY', session.key, 'blocked', 1)
   return answer(verdict, 0, scope, detail, until_ms)
 end
 

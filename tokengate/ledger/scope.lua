@@ -57,7 +57,8 @@ local function post(key, epoch, spend, free, assumed, overrun)
   if assumed ~= 0 then put('assumed', (nano(was[6] or '0') or 0) + assumed) end
   if overrun ~= 0 then put('overrun', (nano(was[7] or '0') or 0) + overrun) end
   if #change > 0 then redis.call('HSET', key, unpack(change)) end
-  if spend ~= 0 then redis.call('HINCRBY', key, 'total_nano', integer(spend)) end
+  -- pcall, here and wherever a statistic is kept: rubbish that a person has left in one must not stop the money.
+  if spend ~= 0 then redis.pcall('HINCRBY', key, 'total_nano', integer(spend)) end
 end
 
 -- The path of a hold is written as "key epoch key epoch ..."; keys have no spaces.

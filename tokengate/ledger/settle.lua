@@ -30,15 +30,15 @@ elseif state == 'expired' then
 else
   -- The store has lost the hold (a failover before it was replicated): the money is spent all the same.
   for index = 4, #KEYS - 1 do post(KEYS[index], nil, cost, 0, assumed and cost or 0, 0) end
-  event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost))
+  if cost > 0 then event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost)) end
 end
 
 redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[4])
 redis.call('PEXPIRE', hold, ARGV[6])
 redis.call('ZREM', leases, id)
-redis.call('HINCRBY', session, 'requests', 1)
-redis.call('HINCRBY', usage, model .. ':cost_nano', integer(cost - before))
-redis.call('HINCRBY', usage, model .. ':input_tokens', input_tokens)
-redis.call('HINCRBY', usage, model .. ':output_tokens', output_tokens)
-if redis.call('HINCRBY', usage, model .. ':requests', 1) == 1 then redis.call('EXPIRE', usage, ARGV[7]) end
+redis.pcall('HINCRBY', session, 'requests', 1)
+redis.pcall('HINCRBY', usage, model .. ':cost_nano', integer(cost - before))
+redis.pcall('HINCRBY', usage, model .. ':input_tokens', input_tokens)
+redis.pcall('HINCRBY', usage, model .. ':output_tokens', output_tokens)
+if redis.pcall('HINCRBY', usage, model .. ':requests', 1) == 1 then redis.call('EXPIRE', usage, ARGV[7]) end
 return { cost, 0 }

@@ -16,7 +16,7 @@ for _, id in ipairs(due) do
     each_scope(was[3], function(key, epoch) post(key, epoch, grant, grant, grant, 0) end)
     redis.call('HSET', hold, 'state', 'expired', 'charged', usd(grant))
     redis.call('PEXPIRE', hold, ARGV[4])
-    redis.call('HINCRBY', KEYS[3], was[5] .. ':cost_nano', integer(grant))
+    redis.pcall('HINCRBY', KEYS[3], was[5] .. ':cost_nano', integer(grant))
     redis.call('EXPIRE', KEYS[3], ARGV[5])
     event(KEYS[2], now, 'expired', 'hold', id, 'session', was[4], 'usd', usd(grant))
   end
