@@ -46,7 +46,7 @@ OUTPUT_NANO: Final = 600
 async def until(happened: Callable[[], bool]) -> None:
     """Wait for what has no event of its own (something that another process, or the other side of a socket, does)."""
     async with asyncio.timeout(WAIT_S_MAX):
-        while not happened():  # noqa: ASYNC110 - what it waits for sets no event here
+        while not happened():
             await asyncio.sleep(POLL_S)
 
 
