@@ -115,8 +115,6 @@ class Gate:
                 bounds = self._quote(price, call)
                 ask = _ask(hold_id, session, path, bounds, price.model, exact=True)
                 verdict = await self._reserve(ask)
-            if verdict.kind is Kind.BUSY:
-                verdict = await self._wait(ask, verdict)
         except PricingError as error:
             return Refusal(Reason.MODEL_NOT_PRICED, f"{error}", param="model")
         except LedgerError as error:
@@ -143,16 +141,14 @@ class Gate:
             return request.call
 
     async def _reserve(self, ask: Ask) -> Verdict:
+        """Hold what is asked for; while others hold it, stand in line, once."""
         ahead = self._lines.ahead(ask.limits)
         if ahead is None or not ask.exact or self._lines.full:
-            return await self._ledger.reserve(ask)
+            verdict = await self._ledger.reserve(ask)
+            if verdict.kind is not Kind.BUSY or self._lines.full or self._busy_wait_s == 0:
+                return verdict
+            ahead = verdict.standing.scope
         return await self._lines.wait(ahead, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
-
-    async def _wait(self, ask: Ask, verdict: Verdict) -> Verdict:
-        if self._lines.full or self._busy_wait_s == 0:
-            return verdict
-        scope = verdict.standing.scope
-        return await self._lines.wait(scope, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
 
     # --- settlement ---
 
