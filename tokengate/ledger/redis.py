@@ -45,6 +45,8 @@ PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
 _HOUR_MS: Final = 3_600_000
+_HELD: Final = Kind.HELD
+_NO_PERIOD: Final = Period.NONE
 _NO_BOUNDARIES: Final = ("",)
 _RETRY_PAUSES_S: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOREPLICAS")
@@ -123,7 +125,7 @@ class RedisLedger:
         return _path(tenant, names, arguments)
 
     def _boundaries(self, limits: tuple[Limit, ...]) -> tuple[str, ...]:
-        if len(limits) == 1 and limits[0].period is Period.NONE:
+        if len(limits) == 1 and limits[0].period is _NO_PERIOD:
             return _NO_BOUNDARIES
         now_ms = self._now()
         return tuple(",".join(map(str, windows(limit, now_ms))) for limit in limits)
@@ -318,7 +320,7 @@ def _verdict(ask: Ask, reply: Reply) -> Verdict:
     verdict, grant, now, index, cap, spent, held, resets_at, until, detail = reply
     standing = Standing(ask.limits[index - 1].scope, cap, spent, held, resets_at or None)
     if verdict == b"held":
-        return Verdict(Kind.HELD, grant, now, standing)
+        return Verdict(_HELD, grant, now, standing)
     kind = Kind(verdict.decode())
     return Verdict(
         kind,
