@@ -300,7 +300,7 @@ class TestStore:
     def test_every_field_that_a_script_writes(self) -> None:
         written = set(re.findall(r"\bput\('([a-z_]+)'", self.LUA))
         for arguments in re.findall(
-            r"redis\.call\('(?:HSET|HSETNX|HINCRBY)',\s*[\w.\[\]]+,\s*(.*?)\)\n", self.LUA, re.DOTALL
+            r"redis\.p?call\('(?:HSET|HSETNX|HINCRBY)',\s*[\w.\[\]]+,\s*(.*?)\)\n", self.LUA, re.DOTALL
         ):
             written |= set(re.findall(r"(?:^|, )\s*'([a-z_]+)',", arguments))
         written -= {"held", "expired", "settled"} - {"held"}
