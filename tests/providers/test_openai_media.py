@@ -36,7 +36,7 @@ def jpeg(width: int, height: int, metadata: int = 0) -> bytes:
     return b"\xff\xd8" + segments + struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, height, width, 3)
 
 
-def wav(  # noqa: PLR0917
+def wav(
     seconds: float, rate: int = 16_000, channels: int = 1, bits: int = 16, codec: int = 1, extra: bytes = b""
 ) -> bytes:
     data = b"\0" * int(seconds * rate * channels * bits / 8)
