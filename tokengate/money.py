@@ -10,6 +10,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 NANO_PER_USD: Final = 1_000_000_000
+DECIMALS_MAX: Final = 9
+"""Of a nano-USD, written in USD."""
 TOKENS_PER_PRICE: Final = 1_000_000
 """Prices are quoted per million tokens."""
 
@@ -52,10 +54,13 @@ def cost_nano(priced_tokens: int) -> int:
 
 def format_usd(nano: int, decimals_min: int = 2) -> str:
     """`7_500_000_000` as `7.50`: exact, with at least `decimals_min` decimals and no needless zeros after those."""
-    sign = "-" if nano < 0 else ""
-    whole, fraction = divmod(abs(nano), NANO_PER_USD)
-    digits = f"{fraction:09d}".rstrip("0").ljust(decimals_min, "0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    if nano < 0:
+        return f"-{format_usd(-nano, decimals_min)}"
+    digits = str(nano).zfill(DECIMALS_MAX + 1)
+    whole, fraction = digits[:-DECIMALS_MAX], digits[-DECIMALS_MAX:].rstrip("0")
+    if len(fraction) < decimals_min:
+        fraction = fraction.ljust(decimals_min, "0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
 def usd_number(nano: int) -> float:
