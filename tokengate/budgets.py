@@ -4,12 +4,13 @@ A new kind of budget is a function here that yields one more `Limit`; the ledger
 knows neither how many limits it has nor what they are called.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from tokengate.domain import Limit, Period, Scope, Session
 
@@ -29,8 +30,7 @@ _WINDOWS_CACHED: Final = 64
 _HOUR_MS: Final = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True, gc=False, cache_hash=True):
     """The budgets that apply where nobody has set another: caps in nano-USD, None for no limit of that kind."""
 
     session_cap_nano: int
@@ -115,36 +115,38 @@ def _offset_ms(local: datetime) -> int:
     return 0 if offset is None else int(offset.total_seconds()) * 1000
 
 
+class _Answers(Struct, gc=False):
+    """The last answers of one model."""
+
+    tokens: list[int]
+    seen: int = 0
+    typical: int = TYPICAL_OUTPUT_COLD_TOKENS
+
+
 class TypicalOutput:
     """A rolling 95th percentile of the output tokens of each model's answers. Bounded in models and in answers."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, list[int]] = {}
-        self._typical: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
+        self._models: dict[str, _Answers] = {}
 
     def of(self, model: str) -> int:
         """The typical output of one answer of a model, in tokens."""
-        return self._typical.get(model, TYPICAL_OUTPUT_COLD_TOKENS)
+        answers = self._models.get(model)
+        return answers.typical if answers is not None else TYPICAL_OUTPUT_COLD_TOKENS
 
     def observe(self, model: str, output_tokens: int) -> None:
         """Take note of a complete answer."""
-        answers = self._answers.get(model)
+        answers = self._models.get(model)
         if answers is None:
-            if len(self._answers) >= _TYPICAL_MODELS_MAX:
-                self._forget(next(iter(self._answers)))
-            answers = self._answers[model] = []
-            self._seen[model] = 0
-        seen = self._seen[model]
-        if len(answers) < _TYPICAL_ANSWERS:
-            answers.append(output_tokens)
+            if len(self._models) >= _TYPICAL_MODELS_MAX:
+                del self._models[next(iter(self._models))]
+            answers = self._models[model] = _Answers([])
+        tokens, seen = answers.tokens, answers.seen
+        if seen < _TYPICAL_ANSWERS:
+            tokens.append(output_tokens)
         else:
-            answers[seen % _TYPICAL_ANSWERS] = output_tokens
-        self._seen[model] = seen = seen + 1
-        if len(answers) >= _TYPICAL_ANSWERS_MIN and seen % _TYPICAL_REFRESH == 0:
-            ordered = sorted(answers)
-            self._typical[model] = ordered[len(ordered) * 95 // 100]
-
-    def _forget(self, model: str) -> None:
-        del self._answers[model], self._seen[model]
-        self._typical.pop(model, None)
+            tokens[seen % _TYPICAL_ANSWERS] = output_tokens
+        answers.seen = seen = seen + 1
+        if seen % _TYPICAL_REFRESH == 0 and seen >= _TYPICAL_ANSWERS_MIN:
+            ordered = sorted(tokens)
+            answers.typical = ordered[len(ordered) * 95 // 100]
