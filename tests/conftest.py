@@ -1,9 +1,11 @@
 """What tests of the whole share: one Redis server for all, empty for each."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+import uvloop
 
 from tests.support.redis_server import Server, redis_server
 
@@ -27,3 +29,8 @@ def redis_cli(store: Server) -> Iterator["redis.Redis"]:
     """The store as a person sees it."""
     with store.client() as client:
         yield client
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop of production."""
+    return {"uvloop": uvloop.new_event_loop}
