@@ -19,7 +19,7 @@ from tests.support.hashes import fields, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, chat, client, fixed, headers, parsed, scene
 from tests.support.servers import Conversation, RawServer, raw_server
-from tokengate.server import HEAD_BYTES_MAX
+from tokengate.wire import HEAD_BYTES_MAX
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[%b]%b}\n\n'
 PIECE = EVENT % (b'{"index":0,"delta":{"content":" gate"},"finish_reason":null}', b"")

@@ -20,6 +20,9 @@ ASGIApp = Callable[[ASGIScope, Receive, Send], Awaitable[None]]
 CONNECTION: Final = "tokengate.connection"
 """The ASGI extension by which our server hands a request the `Connection` that it came on."""
 
+HEAD_BYTES: Final = "tokengate.head_bytes"
+"""The ASGI extension by which our server says how large the head of a request was."""
+
 BODY_READ_TIMEOUT_S: Final = 60
 """How long a caller may take to send its body."""
 
@@ -67,8 +70,6 @@ class Connection(Protocol):
     every request more than its whole parsing does: so whoever serves it is told by a call.
     """
 
-    head_bytes: int
-    """The size of the head of the request that came last."""
     on_lost: Callable[[], None] | None
     """Called once when the connection closes, if it is set."""
 

@@ -20,6 +20,7 @@ from tokengate.exchange import Exchange, Progress
 from tokengate.gate import Charge, Gate, Ticket
 from tokengate.inbound import (
     CONNECTION,
+    HEAD_BYTES,
     HOP_BY_HOP,
     ASGIScope,
     ClientGone,
@@ -116,6 +117,7 @@ class Visit:
         "endpoint",
         "exchange",
         "gone",
+        "head_bytes",
         "inbound",
         "model",
         "proxy",
@@ -138,7 +140,9 @@ class Visit:
         self.started_ns = time.perf_counter_ns()
         self.dispatched_ns = 0
         self.inbound = Inbound(scope)
-        self.connection: Connection = scope["extensions"][CONNECTION]
+        extensions = scope["extensions"]
+        self.connection: Connection = extensions[CONNECTION]
+        self.head_bytes: int = extensions[HEAD_BYTES]
         self.dialect = proxy.dialect
         self.endpoint = ""
         self.model = ""
@@ -151,7 +155,7 @@ class Visit:
 
     async def serve(self) -> None:
         proxy, inbound = self.proxy, self.inbound
-        if self.connection.head_bytes > proxy.bounds.header_bytes_max:
+        if self.head_bytes > proxy.bounds.header_bytes_max:
             return await self.refuse(
                 Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
             )

@@ -18,7 +18,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -26,24 +26,20 @@ from typing import Final
 import structlog
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokengate import __version__
 from tokengate.app import App, load_prices, open_app
-from tokengate.inbound import CONNECTION
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTableError
 from tokengate.settings import Settings, SettingsError, load
 from tokengate.store import StoreError
 from tokengate.telemetry import configure_logging
+from tokengate.wire import Protocol
 
 KEEP_ALIVE_S: Final = 75
 """How long a caller's idle connection is kept: longer than the pools of the SDKs, so that they close it, not we."""
 
 BACKLOG_MAX: Final = 2048
-
-HEAD_BYTES_MAX: Final = 1024 * 1024
-"""A request's head beyond this is not even kept until it can be refused: its connection is closed."""
 
 ROLES: Final = ("all", "sidecar")
 
@@ -56,58 +52,6 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 """A request makes hundreds of objects and no cycles: Python's own thresholds would look for some twice a request."""
 
 log = structlog.get_logger()
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, with a bound on the head of a request (httptools has none), and news of a lost connection."""
-
-    head_bytes = 0
-    on_lost: Callable[[], None] | None = None
-    _head_open = False
-    _unended_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come; a head that does not end is not kept."""
-        if self._head_open:
-            self._unended_bytes += len(data)
-            if self._unended_bytes > HEAD_BYTES_MAX:
-                self.send_400_response("The head of the request is too large.")
-                return
-        super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever serves the request that is under way."""
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        self.head_bytes = self._unended_bytes = 0
-        self._head_open = True
-        super().on_message_begin()
-        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The head has ended."""
-        self._head_open = False
-        super().on_headers_complete()
-
-    def _count(self, size: int) -> None:
-        self.head_bytes += size
-        if self.head_bytes > HEAD_BYTES_MAX:
-            # httptools wraps it, and uvicorn answers 400 and closes.
-            raise ValueError("the head of the request is too large")
 
 
 class Server(uvicorn.Server):

@@ -27,11 +27,11 @@ from uvicorn.server import ServerState
 import tokengate.app
 from tests.support.servers import free_port
 from tokengate.app import App, load_prices, open_app
-from tokengate.server import Protocol
 from tokengate.settings import load
 from tokengate.simulate import SimulateOptions
 from tokengate.simulate.app import SimulatedProvider
 from tokengate.simulate.text import count_runs
+from tokengate.wire import Protocol
 
 WAIT_S_MAX: Final = 20.0
 POLL_S: Final = 0.002
