@@ -16,6 +16,10 @@ PINNED = Identity("acme", "crawler", pinned="pod-7", fallback="default", strict=
 CASES: dict[str, tuple[Identity, bytes | None, bytes, str | Reason]] = {
     "header": (OPEN, b"mine", b"", "mine"),
     "parameter": (OPEN, None, b"session_id=mine", "mine"),
+    "parameter whose name is encoded": (OPEN, None, b"session%5fid=mine", "mine"),
+    "parameter twice, the same": (OPEN, None, b"session_id=mine&session_id=min%65", "mine"),
+    "parameter twice": (OPEN, None, b"session_id=mine&session_id=other", Reason.SESSION_INVALID),
+    "parameter twice, once encoded": (OPEN, None, b"session_id=mine&%73ession_id=other", Reason.SESSION_INVALID),
     "parameter among others": (OPEN, None, b"a=1&session_id=mine&b=2", "mine"),
     "parameter, encoded": (OPEN, None, b"session_id=user%40example.com", "user@example.com"),
     "both: the header": (OPEN, b"mine", b"session_id=other", "mine"),
@@ -66,7 +70,9 @@ def test_only_a_name_is_ever_taken(header: bytes) -> None:
         (b"api-version=2024-10-21", b"api-version=2024-10-21"),
         (b"session_id=a", b""),
         (b"a=1&session_id=b&c=", b"a=1&c="),
-        (b"session_id=a&session_id=b&after=x%20y", b"after=x+y"),
+        (b"session_id=a&session_id=b&after=x%20y", b"after=x%20y"),
+        (b"a=%2B;+b&session%5Fid=b&&c", b"a=%2B;+b&&c"),
+        (b"session_id&a", b"a"),
         (b"my_session_id=a", b"my_session_id=a"),
     ],
 )

@@ -10,18 +10,27 @@ from typing import Final
 
 from tokengate.domain import Ending, Reason, Refusal
 from tokengate.gate import Charge, Gate, Ticket
-from tokengate.inbound import HOP_BY_HOP, Send
+from tokengate.inbound import HOP_BY_HOP, NAMES_NOTHING, Send, without_named
 from tokengate.money import format_usd
 from tokengate.providers import Dialect, Meter, Reading
-from tokengate.upstream import ConnectFailed, Response, Transport, UpstreamError, UpstreamTimeout
+from tokengate.upstream import ConnectFailed, Headers, Response, Transport, UpstreamError, UpstreamTimeout
 
 UNARY_GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer up to this size is gathered before it goes on, so that its cost can stand in its headers."""
 
-_NOT_PASSED: Final = HOP_BY_HOP | {b"content-length"}
+_OURS: Final = frozenset(
+    {b"x-tokengate-request-id", b"x-tokengate-cost-usd", b"x-tokengate-remaining-usd", b"x-tokengate-held-usd"}
+)
+"""What a caller believes the gate of; another gate behind this one may have said it too."""
+
+_NOT_PASSED: Final = HOP_BY_HOP | _OURS | {b"content-length"}
 """The meter may withhold an event, so the length that a provider gave is not that of what passes."""
 
+BODYLESS: Final = frozenset({204, 304})
+"""Answers of these statuses have no body, and 204 may not even say that it has none (RFC 9110, 8.6)."""
+
 _EVENT_STREAM: Final = "text/event-stream"
+_IDENTITY: Final = b"identity"
 
 
 @dataclass(slots=True)
@@ -42,6 +51,27 @@ class Progress:
 
     def reading(self) -> Reading | None:
         return self.meter.reading() if self.meter is not None else None
+
+
+class UnreadMeter:
+    """The meter of an answer that nobody here can read: it passes, and costs what was held for it."""
+
+    __slots__ = ("_bytes_seen", "_finished")
+
+    def __init__(self) -> None:
+        self._bytes_seen = 0
+        self._finished = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._bytes_seen += len(chunk)
+        return chunk
+
+    def finish(self) -> bytes:
+        self._finished = True
+        return b""
+
+    def reading(self) -> Reading:
+        return Reading(None, self._finished, output_seen="", output_bytes_seen=self._bytes_seen, hidden_output=True)
 
 
 class Exchange:
@@ -78,8 +108,15 @@ class Exchange:
     async def _pass(self, response: Response) -> None:
         progress = self.progress
         progress.status = response.status
-        head, content_type, progress.streaming = _answer_head(response, self._ticket)
-        progress.meter = meter = self._ticket.request.meter(response.status, content_type)
+        given = dict(response.headers)
+        content_type = given.get(b"content-type", b"").decode("latin-1").lower()
+        head, progress.streaming = _answer_head(response, given, content_type, self._ticket)
+        meter: Meter
+        if response.status < 300 and given.get(b"content-encoding", _IDENTITY) != _IDENTITY:
+            meter = UnreadMeter()
+        else:
+            meter = self._ticket.request.meter(response.status, content_type)
+        progress.meter = meter
         if progress.streaming:
             await self._start(head)
             await self._pass_on(response, meter)
@@ -106,8 +143,9 @@ class Exchange:
             charge = await self._gate.assess_by_counting(self._ticket, reading)
         self.progress.charge = charge
         left = self._ticket.standing.remaining_nano + self._ticket.grant_nano - charge.cost_nano
+        if response.status not in BODYLESS:
+            head.append((b"content-length", b"%d" % len(body)))
         head += (
-            (b"content-length", b"%d" % len(body)),
             (b"x-tokengate-cost-usd", format_usd(charge.cost_nano).encode()),
             (b"x-tokengate-remaining-usd", format_usd(max(0, left)).encode()),
         )
@@ -146,6 +184,9 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": rest + b"\n\n" * bool(rest) + event})
 
     def _ending_when_cut(self) -> Ending:
+        if self.progress.status >= 300:
+            # The provider has said that it refuses; how it words that is not worth money.
+            return Ending.REJECTED
         reading = self.progress.reading()
         if reading is None or not self.progress.streaming:
             # A provider generates a unary answer before it sends it: what it did is not known.
@@ -154,14 +195,26 @@ class Exchange:
         return Ending.COMPLETE if reading.complete else Ending.CUT
 
 
-def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, bytes]], str, bool]:
-    """The provider's headers without hop-by-hop ones and with ours, the content type, and whether it is a stream.
+def passed_headers(headers: Headers, given: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """The provider's headers that go on: without those between it and the gate, its length, and what only we may say.
+
+    Args:
+        headers: as the provider sent them.
+        given: the same by name, the last of each.
+    """
+    head = [pair for pair in headers if pair[0] not in _NOT_PASSED]
+    connection = given.get(b"connection", b"")
+    return head if connection in NAMES_NOTHING else without_named(head, connection)
+
+
+def _answer_head(
+    response: Response, given: dict[bytes, bytes], content_type: str, ticket: Ticket
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """The provider's headers with ours, and whether it is a stream.
 
     A stream may come without a content type, or with a wrong one: JSON alone is what a caller of one does not wait for.
     """
-    headers = response.headers
-    content_type = dict(headers).get(b"content-type", b"").decode("latin-1").lower()
-    head = [pair for pair in headers if pair[0] not in _NOT_PASSED]
+    head = passed_headers(response.headers, given)
     head.append((b"x-tokengate-request-id", ticket.hold_id.encode()))
     streaming = content_type.startswith(_EVENT_STREAM) or (
         ticket.call.stream and response.status < 300 and not content_type.startswith("application/json")
@@ -169,4 +222,4 @@ def _answer_head(response: Response, ticket: Ticket) -> tuple[list[tuple[bytes, 
     if streaming:
         head.append((b"x-tokengate-held-usd", format_usd(ticket.grant_nano).encode()))
         head.append((b"x-tokengate-remaining-usd", format_usd(ticket.standing.remaining_nano).encode()))
-    return head, content_type, streaming
+    return head, streaming

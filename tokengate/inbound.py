@@ -6,6 +6,7 @@ cannot be metered while it passes.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,9 @@ CONNECTION: Final = "tokengate.connection"
 HEAD_BYTES: Final = "tokengate.head_bytes"
 """The ASGI extension by which our server says how large the head of a request was."""
 
+TYPE_CHARS_SHOWN: Final = 100
+"""How much of a content type that is refused is told and logged."""
+
 BODY_READ_TIMEOUT_S: Final = 60
 """How long a caller may take to send its body."""
 
@@ -39,7 +43,8 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-_NAMES_NOTHING: Final = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close"})
+NAMES_NOTHING: Final = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close"})
+"""The usual values of `Connection`: they name no header that ends here."""
 _STAYS_HOME: Final = HOP_BY_HOP | {
     b"authorization",
     b"host",
@@ -62,6 +67,11 @@ _STAYS_HOME: Final = HOP_BY_HOP | {
 
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
+_JSON: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_JSON_TYPE: Final = re.compile(
+    rb'application/([\w.+-]+\+)?json\s*(;\s*charset="?(utf-?8|us-ascii)"?\s*)?;?', re.IGNORECASE
+)
+
 
 class Connection(Protocol):
     """The caller's connection.
@@ -83,8 +93,11 @@ class Inbound:
 
     __slots__ = (
         "authorization",
+        "coded",
         "content_length",
+        "content_type",
         "forwarded",
+        "from_page",
         "method",
         "path",
         "query",
@@ -101,23 +114,30 @@ class Inbound:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         last = dict(headers)
         self.session = last.get(b"x-session-id")
-        if len(last) != len(headers) and self.session is not None:
-            # Two different ids in one request are refused, as an id that no name can be.
-            given = {value for name, value in headers if name == b"x-session-id"}
-            self.session = self.session if len(given) == 1 else b""
+        self.content_type = last.get(b"content-type")
+        self.coded = last.get(b"content-encoding", b"identity") != b"identity"
+        self.from_page = b"origin" in last
+        """A web page sent it: only pages have an origin."""
+        if len(last) != len(headers):
+            self._look_at_repeated(headers)
         self.authorization = last.get(b"authorization")
         length = last.get(b"content-length", b"")
         self.content_length = int(length) if length.isdigit() else None
         self.forwarded = [pair for pair in headers if pair[0] not in _STAYS_HOME]
         """What goes on to the provider, but for the authorization."""
         connection = last.get(b"connection", b"")
-        if connection not in _NAMES_NOTHING:
-            self._drop_named(connection)
+        if connection not in NAMES_NOTHING:
+            self.forwarded = without_named(self.forwarded, connection)
         self.forwarded.append(_IDENTITY)
 
-    def _drop_named(self, connection: bytes) -> None:
-        named = {name.strip().lower() for name in connection.split(b",")}
-        self.forwarded = [(name, value) for name, value in self.forwarded if name not in named]
+    def _look_at_repeated(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Two different ids, or two types of a body, are refused: as an id that no name can be, and no type that is."""
+        ids = {value for name, value in headers if name == b"x-session-id"}
+        types = {value for name, value in headers if name == b"content-type"}
+        if len(ids) > 1:
+            self.session = b""
+        if len(types) > 1:
+            self.content_type = b", ".join(sorted(types))
 
     def headers(self, provider_authorization: bytes | None) -> list[tuple[bytes, bytes]]:
         """The headers for the provider: with its key if we have one, else with the caller's own authorization."""
@@ -127,16 +147,28 @@ class Inbound:
         return self.forwarded
 
 
+def without_named(headers: list[tuple[bytes, bytes]], connection: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers without those that a `Connection` header names: they were meant for the gate alone."""
+    named = {name.strip().lower() for name in connection.split(b",")}
+    return [pair for pair in headers if pair[0] not in named]
+
+
 async def read_body(
     inbound: Inbound, receive: Receive, bytes_max: int, task: "asyncio.Task[object]"
 ) -> bytes | Refusal:
-    """The whole body, or a refusal if it is larger than `bytes_max` or too slow. `task` is the one that reads.
+    """The whole body, or a refusal if it is larger than `bytes_max`, too slow, or not to be read as JSON in UTF-8.
+
+    `task` is the one that reads.
 
     Raises:
         ClientGone: the caller left.
     """
     if inbound.content_length is not None and inbound.content_length > bytes_max:
         return _too_large(bytes_max)
+    if inbound.content_type not in _JSON or inbound.coded:
+        refusal = _not_json(inbound)
+        if refusal is not None:
+            return refusal
     late = False
 
     def expire() -> None:
@@ -177,6 +209,23 @@ async def _read_pieces(message: Message, receive: Receive, bytes_max: int) -> by
         if not message.get("more_body"):
             return b"".join(pieces)
         message = await receive()
+
+
+def _not_json(inbound: Inbound) -> Refusal | None:
+    """Why a body is not read, if its headers say that it is something else than it would be priced as.
+
+    A page on the web can make a browser send any body to a gate on its user's machine without asking first, unless the
+    body says that it is JSON (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+    """
+    if inbound.coded:
+        return Refusal(Reason.BODY_INVALID, "The body is compressed (content-encoding): send it as it is.")
+    given = inbound.content_type
+    if given is None and not inbound.from_page:
+        return None
+    if given is not None and _JSON_TYPE.fullmatch(given):
+        return None
+    shown = repr(given.decode("latin-1")[:TYPE_CHARS_SHOWN]) if given is not None else "missing"
+    return Refusal(Reason.BODY_INVALID, f"The content-type is {shown}: send application/json, in UTF-8.")
 
 
 def _too_large(bytes_max: int) -> Refusal:

@@ -16,12 +16,11 @@ from typing import Final
 import structlog
 
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
-from tokengate.exchange import Exchange, Progress
+from tokengate.exchange import BODYLESS, Exchange, Progress, passed_headers
 from tokengate.gate import Charge, Gate, Ticket
 from tokengate.inbound import (
     CONNECTION,
     HEAD_BYTES,
-    HOP_BY_HOP,
     ASGIScope,
     ClientGone,
     Connection,
@@ -40,6 +39,10 @@ CLIENT_CLOSED: Final = 499
 
 PATH_CHARS_SHOWN: Final = 200
 """How much of a path that a caller made up is logged and told."""
+
+PARAM_CHARS_SHOWN: Final = 200
+MESSAGE_CHARS_SHOWN: Final = 500
+"""How much of what is wrong with a body is told and logged: it may quote the body's own names."""
 
 log = structlog.get_logger()
 
@@ -118,6 +121,7 @@ class Visit:
         "exchange",
         "gone",
         "head_bytes",
+        "head_sent",
         "inbound",
         "model",
         "proxy",
@@ -152,6 +156,8 @@ class Visit:
         self.task: asyncio.Task[object] = _this_task()
         self.gone = False
         """The caller has closed its connection."""
+        self.head_sent = False
+        """The head of an answer that nobody charges has been sent."""
 
     async def serve(self) -> None:
         proxy, inbound = self.proxy, self.inbound
@@ -171,9 +177,21 @@ class Visit:
                 await self._serve_metered(route.endpoint)
         except ClientGone:
             self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
+        except asyncio.CancelledError:
+            if not self.gone:
+                await self._give_up(
+                    Refusal(Reason.SHUTTING_DOWN, "The gate is stopping and can wait no longer.", retry_after_s=1)
+                )
+                raise
+            # The cancellation was our own; whoever waits for this task must not see it.
+            self.task.uncancel()
+            if self.exchange is None:
+                self._record(CLIENT_CLOSED, error="the caller left before its answer's end")
         except Exception:
             log.exception("a request failed within the gate", request_id=self.request_id)
             await self._give_up(Refusal(Reason.INTERNAL, "The gate failed; its log says why, by the request's id."))
+        finally:
+            self.connection.on_lost = None
         return None
 
     # --- metered endpoints ---
@@ -192,23 +210,11 @@ class Visit:
         except RequestError as error:
             return await self.refuse(_bad_request(error))
         self.model, self.stream = request.call.model, request.call.stream
-        connection = self.connection
-        connection.on_lost = self._caller_left
-        try:
-            admitted = await proxy.gate.admit(request, session, self.request_id)
-            if isinstance(admitted, Refusal):
-                return await self.refuse(admitted)
-            await self._exchange(admitted)
-        except asyncio.CancelledError:
-            if not self.gone:
-                await self._give_up(
-                    Refusal(Reason.SHUTTING_DOWN, "The gate is stopping and can wait no longer.", retry_after_s=1)
-                )
-                raise
-            # The cancellation was our own; whoever waits for this task must not see it.
-            self.task.uncancel()
-        finally:
-            connection.on_lost = None
+        self.connection.on_lost = self._caller_left
+        admitted = await proxy.gate.admit(request, session, self.request_id)
+        if isinstance(admitted, Refusal):
+            return await self.refuse(admitted)
+        await self._exchange(admitted)
         return None
 
     async def _exchange(self, ticket: Ticket) -> None:
@@ -254,7 +260,7 @@ class Visit:
     def _settle(self, ticket: Ticket, progress: Progress, charge: Charge) -> None:
         self.proxy.gate.settle(ticket, charge)
         self._record(
-            progress.status or (STATUS[progress.reason] if progress.reason else CLIENT_CLOSED),
+            progress.status if progress.started else STATUS[progress.reason] if progress.reason else CLIENT_CLOSED,
             ticket=ticket,
             progress=progress,
             error=progress.error,
@@ -277,6 +283,7 @@ class Visit:
 
     async def _pass_free(self) -> None:
         url, headers = self._target()
+        self.connection.on_lost = self._caller_left
         self.dispatched_ns = time.perf_counter_ns()
         try:
             response = await self.proxy.upstream.transport.send(self.inbound.method, url, headers, b"")
@@ -284,8 +291,12 @@ class Visit:
             reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
             return await self.refuse(Refusal(reason, f"The provider could not be asked: {error}"), decision="allowed")
         try:
-            head = [(name, value) for name, value in response.headers if name not in HOP_BY_HOP]
+            given = dict(response.headers)
+            head = passed_headers(response.headers, given)
+            if b"content-length" in given and response.status not in BODYLESS:
+                head.append((b"content-length", given[b"content-length"]))
             head.append((b"x-tokengate-request-id", self.request_id.encode()))
+            self.head_sent = True
             await self.send({"type": "http.response.start", "status": response.status, "headers": head})
             while (chunk := await response.read()) is not None:
                 await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -314,7 +325,9 @@ class Visit:
     async def _give_up(self, refusal: Refusal) -> None:
         """End in words, whatever has been sent already; what was admitted has its record."""
         exchange = self.exchange
-        if exchange is None:
+        if self.head_sent:
+            self._record(STATUS[refusal.reason], reason=refusal.reason, error=refusal.message)
+        elif exchange is None:
             await self.refuse(refusal)
         elif exchange.progress.started:
             await exchange.break_off(refusal)
@@ -334,6 +347,9 @@ class Visit:
         elif refusal.reason not in (Reason.UPSTREAM_UNREACHABLE, Reason.UPSTREAM_TIMEOUT):
             # The SDKs of OpenAI and Anthropic retry a 429 twice, unless they are told that it is pointless.
             headers.append((b"x-should-retry", b"false"))
+        if refusal.reason is Reason.METHOD_NOT_ALLOWED:
+            methods = self.proxy.router.methods(self.inbound.raw_path.decode("latin-1"))
+            headers.append((b"allow", ", ".join(methods).encode()))
         if refusal.standing is not None:
             headers.append((b"x-tokengate-scope", refusal.standing.scope.kind.encode()))
         await self.send({"type": "http.response.start", "status": STATUS[refusal.reason], "headers": headers})
@@ -399,7 +415,8 @@ def _plain(path: str) -> bool:
 
 
 def _no_route(router: Router, inbound: Inbound) -> Refusal:
-    methods = router.methods(inbound.path)
+    # As it was written, like `match`: another way to write an endpoint is not that endpoint.
+    methods = router.methods(inbound.raw_path.decode("latin-1"))
     if methods:
         return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
     return Refusal(
@@ -410,4 +427,5 @@ def _no_route(router: Router, inbound: Inbound) -> Refusal:
 
 def _bad_request(error: RequestError) -> Refusal:
     reason = Reason.MODEL_NOT_PRICED if isinstance(error, UnpricedFeature) else Reason.BODY_INVALID
-    return Refusal(reason, error.message, param=error.param)
+    param = error.param[:PARAM_CHARS_SHOWN] if error.param else None
+    return Refusal(reason, error.message[:MESSAGE_CHARS_SHOWN], param=param)

@@ -7,7 +7,7 @@ characters are those that mean nothing in any of them.
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_plus
 
 from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Reason, Refusal, Session
 
@@ -36,12 +36,13 @@ class Identity:
             return Session(self.pinned, self.tenant, self.agent)
         if header is not None:
             return self._named(header.decode("latin-1"), "the X-Session-ID header")
-        if b"session_id=" in query:
-            given = [
+        if query:
+            given = {
                 value for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if name == PARAMETER
-            ]
+            }
             if given:
-                return self._named(given[0], "the session_id parameter")
+                # Two different ids in one request are refused, as an id that no name can be.
+                return self._named(given.pop() if len(given) == 1 else "", "the session_id parameter")
         if self.strict:
             return Refusal(
                 Reason.SESSION_MISSING,
@@ -62,8 +63,11 @@ class Identity:
 
 
 def without_session(query: bytes) -> bytes:
-    """A query string without our parameter, for the provider."""
-    if b"session_id=" not in query:
+    """A query string without our parameter, for the provider; every other byte as it came."""
+    if not query:
         return query
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return urlencode([(name, value) for name, value in pairs if name != PARAMETER]).encode()
+    return b"&".join(part for part in query.split(b"&") if _name(part) != PARAMETER)
+
+
+def _name(part: bytes) -> str:
+    return unquote_plus(part.partition(b"=")[0].decode("latin-1"))

@@ -15,7 +15,7 @@ import httptools
 from tokengate.upstream import ConnectFailed, Headers, UpstreamError, UpstreamLost, UpstreamTimeout
 
 HEAD_BYTES_MAX: Final = 128 * 1024
-"""The largest head of an answer; larger counts as not HTTP."""
+"""The largest head of an answer, and the most that may come of it without being body; more counts as not HTTP."""
 
 READ_AHEAD_BYTES_MAX: Final = 256 * 1024
 """How much of a body is taken in before its reader has asked for it; then the provider is made to wait."""
@@ -24,6 +24,8 @@ KEEPALIVE_S: Final = 60
 """After how much silence TCP asks whether the other side is still there."""
 
 _BODYLESS: Final = frozenset({204, 304})
+
+_CODINGS: Final = frozenset({b"chunked", b"identity"})
 
 Ended = Callable[["Connection", bool], None]
 """Told once, when an exchange is over: the connection, and whether it can carry another one."""
@@ -123,7 +125,7 @@ class Exchange:
         self._connection: Connection | None = connection
         self._on_end = ended
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
+        self._unused_bytes = 0
         self._head_read = False
         self._bodyless = bodyless
         self._framed = False
@@ -232,25 +234,32 @@ class Exchange:
             return
         except httptools.HttpParserError as error:
             if not self._complete:
-                self.fail(UpstreamLost(f"the answer is not HTTP: {error}"))
+                self.fail(UpstreamLost(f"the answer is not HTTP: {error.__context__ or error}"))
                 return
             self._reusable = False
         if not self._head_read:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.fail(UpstreamLost(f"the head of the answer has more than {HEAD_BYTES_MAX} bytes"))
+            self._take_unused(len(data), "head")
             return
         if self._parts:
+            self._unused_bytes = 0
             # What came in one piece leaves in one piece.
             chunk = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts = []
             self._chunks.append(chunk)
             self._buffered_bytes += len(chunk)
+        elif not self._complete:
+            self._take_unused(len(data), "framing")
         if self._complete:
             self._end(reusable=self._reusable)
         elif self._buffered_bytes > READ_AHEAD_BYTES_MAX and not self._paused:
             self._pause()
         self._wake()
+
+    def _take_unused(self, size: int, what: str) -> None:
+        """Count what came and was no body: a head, a chunk's line or a trailer without end is not kept."""
+        self._unused_bytes += size
+        if self._unused_bytes > HEAD_BYTES_MAX:
+            self.fail(UpstreamLost(f"the {what} of the answer has more than {HEAD_BYTES_MAX} bytes"))
 
     def _pause(self) -> None:
         if self._connection is not None and self._connection.transport is not None:
@@ -274,8 +283,12 @@ class Exchange:
         if self._head_read:
             return
         name = name.lower()
-        if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+        if name == b"content-length":
             self._framed = True
+        elif name == b"transfer-encoding":
+            if value.lower() not in _CODINGS:
+                raise ValueError("a transfer coding that was not asked for")
+            self._framed = value.lower() == b"chunked"
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -283,6 +296,8 @@ class Exchange:
         if self._head_read:
             return
         status = self._parser.get_status_code()
+        if not 100 <= status < 600:
+            raise ValueError(f"the status {status}")
         if status < 200:
             self.headers = []
             self._framed = False

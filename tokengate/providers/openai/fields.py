@@ -10,6 +10,7 @@ from typing import Any, Final
 from tokengate.providers import MalformedRequest, UnpricedFeature
 
 MODEL_CHARS_MAX: Final = 256
+TIER_CHARS_MAX: Final = 64
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
 ANSWERS_MAX: Final = 128
 """The most that `n` may be (https://developers.openai.com/api/reference/resources/chat)."""
@@ -138,13 +139,15 @@ def read_service_tier(document: dict[str, Any]) -> str:
     (https://developers.openai.com/api/docs/guides/fast-mode).
 
     Raises:
-        MalformedRequest: it is not a string.
+        MalformedRequest: it is not a string, longer than `TIER_CHARS_MAX`, or not printable.
     """
     tier = document.get("service_tier")
     if tier is None or tier in ("auto", "default"):
         return ""
-    if type(tier) is not str:
-        raise MalformedRequest("service_tier must be a string.", "service_tier")
+    if type(tier) is not str or len(tier) > TIER_CHARS_MAX or not tier.isprintable():
+        raise MalformedRequest(
+            f"service_tier must be a string of at most {TIER_CHARS_MAX} printable characters.", "service_tier"
+        )
     return "priority" if tier == "fast" else tier
 
 
