@@ -333,7 +333,13 @@ class TestStore:
 
     def test_every_key(self) -> None:
         made = {keys.scope(Scope("{t}"[1:-1], kind, "NAME")) for kind in ("session", "agent", "tenant")}
-        made |= {keys.hold_prefix("t") + "ID", keys.leases("t"), keys.sessions("t"), keys.events("t")}
+        made |= {
+            keys.hold_prefix("t") + "ID",
+            keys.leases("t"),
+            keys.sessions("t"),
+            keys.events("t"),
+            keys.journals("t"),
+        }
         made |= {keys.usage("t", 0).removesuffix("0") + "HOUR"}
         listed = {code(row[0])[0].replace("{tenant}", "{t}") for row in rows(reference("store"), "| Key |")}
         assert listed == made

@@ -18,8 +18,11 @@ from tokengate.budgets import Policy
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
-from tokengate.ledger import keys
+from tokengate.ledger import Ledger, keys
+from tokengate.ledger.allowance import Allowance
+from tokengate.ledger.journal import SUFFIX, make_folder
 from tokengate.ledger.link import Link
+from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
 from tokengate.providers import Router, openai
@@ -28,7 +31,7 @@ from tokengate.resources import pricing_file
 from tokengate.session import Identity
 from tokengate.settings import Settings
 from tokengate.status import Status
-from tokengate.store import Store, inspect, open_store
+from tokengate.store import Store, StoreError, inspect, open_store
 from tokengate.telemetry import Telemetry, write_stdout
 from tokengate.tokens import Tokenizer
 from tokengate.upstream.transport import HttpTransport
@@ -101,6 +104,30 @@ async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIter
 
 
 @asynccontextmanager
+async def _open_outage(settings: Settings, store: Store, inner: RedisLedger) -> AsyncIterator[OutageLedger | None]:
+    """What stands in for the store while it is away; None if nothing does and nothing was left to be posted."""
+    folder, mode = settings.data_dir / "journal", settings.on_store_failure
+    allowance = None
+    if mode != "closed":
+        allowance = Allowance(settings.store_allowance if mode == "allowance" else None)
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise StoreError(
+                f"{folder} cannot be made ({error.strerror}), and ON_STORE_FAILURE={mode} needs it: set DATA_DIR"
+            ) from None
+    elif not any(folder.glob(f"*{SUFFIX}")):
+        yield None
+        return
+    outage = OutageLedger(inner, folder, tenant=settings.tenant, store=store.where, mode=mode, allowance=allowance)
+    outage.open()
+    try:
+        yield outage
+    finally:
+        await outage.aclose()
+
+
+@asynccontextmanager
 async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[App]:
     """Everything that serves, opened; on leaving, what is in flight is settled and everything is closed."""
     prices = load_prices(settings.pricing_file)
@@ -114,7 +141,9 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
         stack.push_async_callback(store.aclose)
         for level, finding in await inspect(store, keys.leases(settings.tenant)):
             log.log(logging.getLevelNamesMapping()[level.upper()], finding)
-        ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
+        inner = await stack.enter_async_context(open_ledger(settings, store, owner))
+        outage = await stack.enter_async_context(_open_outage(settings, store, inner))
+        ledger: Ledger = outage or inner
         transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
             read_timeout_s=settings.upstream_read_timeout_s,
@@ -149,7 +178,13 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
         )
         status = Status(
-            ledger=ledger, ping=ledger.ping, policy=policy, identity=identity, dialect=openai.dialect, role=role
+            ledger=ledger,
+            ping=inner.ping,
+            policy=policy,
+            identity=identity,
+            dialect=openai.dialect,
+            role=role,
+            outage=outage.health if outage else lambda: {"on_store_failure": settings.on_store_failure, "away": False},
         )
         keeping = asyncio.create_task(gate.run())
         try:

@@ -189,6 +189,8 @@ class Settings(BaseSettings):
     hold_lease_s: Annotated[int, Field(ge=LEASE_S_MIN, le=LEASE_S_MAX)] = 60
     sessions_max: Annotated[int, Field(ge=1, le=SESSIONS_MAX)] = 5_000_000
     store_timeout_ms: Annotated[int, Field(ge=STORE_TIMEOUT_MS_MIN, le=STORE_TIMEOUT_MS_MAX)] = 2000
+    on_store_failure: Literal["closed", "open", "allowance"] = "closed"
+    store_allowance: Amount = 1_000_000_000
     data_dir: Folder = Field(default_factory=lambda: default_data_dir(os.environ))
 
     body_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=BODY_BYTES_MAX)] = 32 * 1024 * 1024
@@ -217,7 +219,7 @@ NAMES: Final = tuple(Settings.model_fields)
 """The settings by their field names; the variables are the same in upper case."""
 
 SECRETS: Final = frozenset({"openai_api_key", "redis_url"})
-AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget"})
+AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget", "store_allowance"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from tokengate.telemetry import timestamp
 STORE_CHECK_TIMEOUT_S: Final = 1.0
 
 Ping = Callable[[], Awaitable[None]]
+Outage = Callable[[], dict[str, Any]]
+"""Gives what there is to know about a store that is away: `on_store_failure`, `away`, perhaps `allowance`."""
 
 
 class Status:
@@ -32,7 +34,15 @@ class Status:
     PATHS: Final = frozenset({"/livez", "/readyz", "/health", "/tokengate/budget"})
 
     def __init__(
-        self, *, ledger: Ledger, ping: Ping, policy: Policy, identity: Identity, dialect: Dialect, role: str
+        self,
+        *,
+        ledger: Ledger,
+        ping: Ping,
+        policy: Policy,
+        identity: Identity,
+        dialect: Dialect,
+        role: str,
+        outage: Outage,
     ) -> None:
         self._ledger = ledger
         self._ping = ping
@@ -40,6 +50,7 @@ class Status:
         self._identity = identity
         self._dialect = dialect
         self._role = role
+        self._outage = outage
         self.draining = False
         """Set when the server has begun to stop: it serves what it has, and wants no more."""
 
@@ -63,6 +74,10 @@ class Status:
                 await self._ping()
         except (LedgerError, TimeoutError):
             store = "unavailable"
+        outage = self._outage()
+        if outage.pop("away"):
+            # It may answer already; calls go there again when it has been told what it missed.
+            store = "unavailable"
         degraded = store != "ok" or self.draining
         await _reply(
             send,
@@ -72,6 +87,7 @@ class Status:
                 "store": store,
                 "version": __version__,
                 "role": self._role,
+                **outage,
             },
         )
 

@@ -242,7 +242,7 @@ async def test_a_reservation_that_comes_after_it_was_let_go_holds_nothing(
 
 async def test_a_key_of_another_type_is_an_error_and_not_a_budget(ledger: RedisLedger, cli: "redis.Redis") -> None:
     cli.set(key("alice"), "10")
-    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+    with pytest.raises(LedgerError, match="WRONGTYPE"):
         await ledger.reserve(ask("one"))
     assert cli.get(key("alice")) == "10"
 

@@ -6,7 +6,7 @@ its path or against none, `settle` turns the hold into what was really spent, ex
 """
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -99,6 +99,15 @@ class Settled(Struct, frozen=True, gc=False):
     repeated: bool
 
 
+class Replayed(IntEnum):
+    """What became of a line of a journal."""
+
+    POSTED = 0
+    REPEATED = 1
+    LEFT_OUT = 2
+    """The store knows no such hold any more, and may have charged it."""
+
+
 class ScopeState(Struct, frozen=True, gc=False):
     """Everything that is known of one scope, for people."""
 
@@ -163,4 +172,20 @@ class Ledger(Protocol):
 
     async def reset(self, scope: Scope) -> None:
         """Start a new epoch: nothing spent, nothing held; what is still held settles in the old one."""
+        ...
+
+
+class Replayable(Ledger, Protocol):
+    """A ledger that can be told later what was spent while it was away: lines of journals, each exactly once."""
+
+    async def resume(self, tenant: str, journal: str) -> int:
+        """Say that a journal is to be posted; gives the number of its last line that has been, 0 for none."""
+        ...
+
+    async def replay(self, settlement: Settlement, journal: str, line: int, *, known: bool) -> Replayed:
+        """Post a line; lines come in ascending order. `known`: only if the store still knows the hold."""
+        ...
+
+    async def forget(self, tenant: str, journal: str) -> None:
+        """A journal is posted in full and is no more."""
         ...

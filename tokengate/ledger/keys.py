@@ -45,3 +45,9 @@ def usage(tenant: str, hour: int) -> str:
 def events(tenant: str) -> str:
     """Capped stream: what happened that a person may want to know."""
     return f"{PREFIX}:{{{tenant}}}:events"
+
+
+@lru_cache(maxsize=_CACHED)
+def journals(tenant: str) -> str:
+    """Hash: how far the journals of gates are posted that the store was away from, by journal."""
+    return f"{PREFIX}:{{{tenant}}}:journals"

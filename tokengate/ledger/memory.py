@@ -113,6 +113,9 @@ class MemoryLedger:
         assumed = cost if settlement.assumed else 0
         if hold is not None and hold.state == "settled":
             return Settled(hold.charged, repeated=True)
+        if hold is None and cost == 0:
+            self._holds[settlement.hold_id] = _Hold(0, [], 0, "settled")
+            return Settled(0, repeated=False)
         if hold is None:
             for limit in settlement.limits:
                 account = self._accounts.setdefault(limit.scope, _Account())

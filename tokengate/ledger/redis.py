@@ -26,6 +26,7 @@ from tokengate.ledger import (
     Ask,
     Kind,
     LedgerError,
+    Replayed,
     ScopeState,
     Settled,
     Settlement,
@@ -35,7 +36,7 @@ from tokengate.ledger import (
     keys,
 )
 from tokengate.ledger.link import LinkLost, Pipe, Reply
-from tokengate.ledger.resp import Parts, bulk, command, parts
+from tokengate.ledger.resp import Part, Parts, bulk, command, parts
 from tokengate.money import AmountError, format_usd, parse_usd
 
 USAGE_TTL_S: Final = 400 * 24 * 3600
@@ -56,12 +57,18 @@ _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
 
 
 class Script:
-    """One Lua file, with the shared words before it."""
+    """One Lua file, with the shared words before it, and another file as a function of its name where it needs one."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, function: str = "") -> None:
         folder = Path(__file__).parent
         self.name = name
-        self.text = (folder / "scope.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+        self.text = (folder / "scope.lua").read_bytes()
+        if function:
+            self.text += b"local function %b()\n%bend\n" % (
+                function.encode(),
+                (folder / f"{function}.lua").read_bytes(),
+            )
+        self.text += (folder / f"{name}.lua").read_bytes()
         digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         self._by_digest, self._in_full = bulk("EVALSHA", digest), bulk("EVAL", self.text)
         self._heads: dict[int, bytes] = {}
@@ -89,6 +96,7 @@ class RedisLedger:
         self._retry_s = retry_ms / 1000
         self._reserve, self._settle, self._renew = Script("reserve"), Script("settle"), Script("renew")
         self._sweep, self._budget, self._reset = Script("sweep"), Script("budget"), Script("reset")
+        self._journal = Script("journal", "settle")
         self._digests_allowed = True
         self._skew_ms = 0
         self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
@@ -151,6 +159,28 @@ class RedisLedger:
             self.now_ms,
         )
         return path.of(settlement.hold_id, f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}")
+
+    async def resume(self, tenant: str, journal: str) -> int:
+        """Say that a journal is to be posted; gives the number of its last line that has been, 0 for none."""
+        name = keys.journals(tenant)
+        await self._command(command("HSETNX", name, journal, 0))
+        return int(await self._command(command("HGET", name, journal)) or 0)
+
+    async def replay(self, settlement: Settlement, journal: str, line: int, *, known: bool) -> Replayed:
+        """Post a line of a journal: once, whenever it is said. `known`: only if the store still knows the hold."""
+        tenant, usage = settlement.limits[0].scope.tenant, settlement.usage
+        names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS)]
+        names += [keys.scope(limit.scope) for limit in settlement.limits]
+        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.sessions(tenant), keys.journals(tenant)]
+        given: list[Part] = [f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}", self.now_ms]
+        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS, USAGE_TTL_S]
+        given += [journal, line, "1" if known else "0", settlement.session.id]
+        reply = await self._run(self._journal, parts(len(names), *names, *given))
+        return Replayed(reply[1])
+
+    async def forget(self, tenant: str, journal: str) -> None:
+        """A journal that is no more needs no number."""
+        await self._command(command("HDEL", keys.journals(tenant), journal))
 
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:
         gone: list[str] = []
@@ -308,7 +338,10 @@ def _understand(error: hiredis.ReplyError, link: Pipe) -> str:
         return text
     if text.startswith(_FORBIDDEN):
         raise _Forbidden(text)
-    # OOM, MISCONF, WRONGTYPE, an error in a script: repeating it would change nothing.
+    if "WRONGTYPE" in text:
+        # One key has been made something else by somebody: the store itself is well.
+        raise LedgerError(text)
+    # OOM, MISCONF, an error in a script: repeating it at once would change nothing.
     raise StoreUnavailable(text)
 
 

@@ -27,15 +27,17 @@ elseif state == 'expired' then
     post(key, epoch, cost - before, 0, (assumed and cost or 0) - before, overrun)
   end)
   event(events, now, 'late', 'hold', id, 'scope', session, 'usd', usd(cost))
-else
+elseif cost > 0 then
   -- The store has lost the hold (a failover before it was replicated): the money is spent all the same.
   for index = 4, #KEYS - 1 do post(KEYS[index], nil, cost, 0, assumed and cost or 0, 0) end
-  if cost > 0 then event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost)) end
+  event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost))
 end
 
 redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[4])
 redis.call('PEXPIRE', hold, ARGV[6])
 redis.call('ZREM', leases, id)
+-- A reservation that never came, and is given up: there was no call.
+if not state and cost == 0 then return { 0, 0 } end
 redis.pcall('HINCRBY', session, 'requests', 1)
 redis.pcall('HINCRBY', usage, model .. ':cost_nano', integer(cost - before))
 redis.pcall('HINCRBY', usage, model .. ':input_tokens', input_tokens)
