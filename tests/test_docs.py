@@ -253,7 +253,7 @@ class TestHttp:
         sent = {
             name
             for file in (ROOT / "tokengate").rglob("*.py")
-            for name in re.findall(r'b"(x-tokengate-[a-z-]+|x-should-retry|retry-after)"', file.read_text())
+            for name in re.findall(r'b"(x-tokengate-[a-z-]+|x-should-retry|retry-after|allow)"', file.read_text())
         }
         assert {code(row[0])[0] for row in rows(reference("http"), "| Header |")} == sent
 
