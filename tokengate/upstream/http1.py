@@ -234,6 +234,8 @@ class Exchange:
             return
         except httptools.HttpParserError as error:
             if not self._complete:
+                # What came before the fault was generated, and will be charged.
+                self._keep_parts()
                 self.fail(UpstreamLost(f"the answer is not HTTP: {error.__context__ or error}"))
                 return
             self._reusable = False
@@ -242,11 +244,7 @@ class Exchange:
             return
         if self._parts:
             self._unused_bytes = 0
-            # What came in one piece leaves in one piece.
-            chunk = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts = []
-            self._chunks.append(chunk)
-            self._buffered_bytes += len(chunk)
+            self._keep_parts()
         elif not self._complete:
             self._take_unused(len(data), "framing")
         if self._complete:
@@ -254,6 +252,14 @@ class Exchange:
         elif self._buffered_bytes > READ_AHEAD_BYTES_MAX and not self._paused:
             self._pause()
         self._wake()
+
+    def _keep_parts(self) -> None:
+        """What came in one piece leaves in one piece."""
+        if self._parts:
+            chunk = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._chunks.append(chunk)
+            self._buffered_bytes += len(chunk)
 
     def _take_unused(self, size: int, what: str) -> None:
         """Count what came and was no body: a head, a chunk's line or a trailer without end is not kept."""
