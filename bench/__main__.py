@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import idle, peers, races, roundtrips, streams, throughput
+from bench import idle, overspend, peers, races, roundtrips, streams, throughput
 from bench.figures import Figure, as_json, as_markdown, show
 from bench.processes import BenchError, stay_off_the_gates_core
 from tokengate import __version__
@@ -21,8 +21,8 @@ from tokengate import __version__
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "idle": idle.run,
     "roundtrips": roundtrips.run,
-    "exact": races.exact,
-    "overspend": races.overspend,
+    "exact": races.run,
+    "overspend": overspend.run,
     "streams": streams.run,
     "throughput": throughput.run,
 }

@@ -1,4 +1,4 @@
-"""Whether the cap is hard: parallel calls on a budget that pays for ten, and callers that spend until refused.
+"""Whether the cap is hard: parallel calls on a budget that pays for ten, through one process and through four.
 
 The truth is not the gate's word but the books of the simulated provider: how many calls reached it, and what it would
 bill for them.
@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 
 from bench.client import Answer, call, control
-from bench.figures import Figure, at_least, exactly, told
+from bench.figures import Figure, exactly
 from bench.processes import BenchError, all_of, base_url, free_port, gate, redis_server, running
 from tokengate.money import format_usd, parse_usd
 from tokengate.providers import Router, openai
@@ -29,12 +29,6 @@ CALLS: Final = 30
 PAID_FOR: Final = 10
 OUTPUT_TOKENS: Final = 50
 PROCESSES: Final = 4
-
-CALLERS: Final = 16
-BUDGET: Final = "0.05"
-RUNS: Final = 3
-BUSY_PAUSE_S: Final = 0.05
-CALLS_EACH_MAX: Final = 2000
 
 
 @contextmanager
@@ -113,48 +107,5 @@ def exact() -> list[Figure]:
     return figures
 
 
-async def _spend(port: int, session: str, body: bytes) -> int:
-    """Call until the budget refuses for good; gives how often it said that it was busy."""
-    busy = 0
-    for _ in range(CALLS_EACH_MAX):
-        answer = await call(port, session, body)
-        if answer.status == 429 and answer.error.get("code") == "insufficient_quota":
-            return busy
-        if answer.status == 429:
-            busy += 1
-            await asyncio.sleep(BUSY_PAUSE_S)
-        elif answer.status != 200:
-            raise BenchError(f"neither answered nor refused: {answer.status} {answer.body[:300]!r}")
-    raise BenchError(f"not refused after {CALLS_EACH_MAX} calls")
-
-
-async def _callers(port: int, session: str, body: bytes) -> int:
-    return sum(await asyncio.gather(*(_spend(port, session, body) for _ in range(CALLERS))))
-
-
-def overspend() -> list[Figure]:
-    """16 callers of one budget, log-normal answers, no output cap, until all are refused; several times."""
-    budget_nano = parse_usd(BUDGET)
-    billed: list[int] = []
-    busy = calls = 0
-    with contextlib.ExitStack() as stack:
-        books = stack.enter_context(provider(ttft_ms=5, tokens_per_second=5000))
-        redis_url = stack.enter_context(redis_server())
-        port = stack.enter_context(gate(base_url(books), redis_url, DEFAULT_BUDGET=BUDGET)).port
-        for number in range(RUNS):
-            asyncio.run(control(books, "POST", "/simulate/reset"))
-            busy += asyncio.run(_callers(port, f"callers-{number}", _body(stream=number % 2 == 1)))
-            total = asyncio.run(control(books, "GET", "/simulate/books"))["total"]
-            billed.append(total["input_tokens"] * INPUT_NANO + total["output_tokens"] * OUTPUT_NANO)
-            calls += total["received"]
-    overspent = max(0, max(billed) - budget_nano)
-    return [
-        exactly(f"{CALLERS} callers until refused: overspent, worst of {RUNS}", overspent, "nano-USD", 0),
-        at_least("  used, least", 100 * min(billed) / budget_nano, "%", 99.5),
-        told("  calls forwarded", calls, "calls"),
-        told("  told to wait and try again", busy, "calls"),
-    ]
-
-
 def run() -> list[Figure]:
-    return exact() + overspend()
+    return exact()
