@@ -11,17 +11,22 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import structlog
+from msgspec import Struct
+from msgspec.json import Encoder
 from structlog.tracebacks import ExceptionDictTransformer
 
-from tokengate.domain import Outcome
+from tokengate.domain import Ending, Outcome, Reason
 from tokengate.money import usd_number
 
 FLUSH_AFTER_S: Final = 0.05
 LINES_HELD_MAX: Final = 1000
+
+_encode: Final = Encoder().encode
+_MILLISECONDS: Final = tuple(f".{ms:03d}Z" for ms in range(1000))
 
 Write = Callable[[bytes], None]
 
@@ -41,7 +46,7 @@ class Telemetry:
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self.flush)
-        self._lines.append(orjson.dumps(line(outcome), option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(_encode(line(outcome)))
         if len(self._lines) >= LINES_HELD_MAX:
             self.flush()
 
@@ -49,56 +54,82 @@ class Telemetry:
         """Write what has gathered."""
         lines, self._lines = self._lines, []
         if lines:
-            self._write(b"".join(lines))
+            self._write(b"\n".join(lines) + b"\n")
 
 
-def line(outcome: Outcome) -> dict[str, Any]:
-    """The fields of a request's log line; docs/reference/log.md explains each."""
+class Line(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A request's log line, in the order in which it is written; docs/reference/log.md explains each field."""
+
+    timestamp: str
+    event: str
+    request_id: str
+    tenant: str | None
+    agent: str | None
+    session_id: str | None
+    endpoint: str
+    model: str
+    stream: bool
+    status: int
+    decision: str
+    estimated_cost: float | None
+    held: float | None
+    actual_cost: float | None
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    ending: Ending | None
+    assumed: bool
+    duration_ms: float
+    overhead_ms: float
+    first_byte_ms: float | None
+    reason: Reason | None = None
+    error: str | None = None
+
+
+def line(outcome: Outcome) -> Line:
+    """The log line of a request; `reason` and `error` are written only if there are any."""
     session, usage = outcome.session, outcome.usage
-    fields: dict[str, Any] = {
-        "timestamp": timestamp(outcome.started_ms),
-        "event": "request",
-        "request_id": outcome.request_id,
-        "tenant": session.tenant if session else None,
-        "agent": session.agent or None if session else None,
-        "session_id": session.id if session else None,
-        "endpoint": outcome.endpoint,
-        "model": outcome.model,
-        "stream": outcome.stream,
-        "status": outcome.status,
-        "decision": outcome.decision,
-        "estimated_cost": _usd(outcome.estimated_nano),
-        "held": _usd(outcome.held_nano),
-        "actual_cost": _usd(outcome.actual_nano),
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cache_read_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "ending": outcome.ending,
-        "assumed": outcome.assumed,
-        "duration_ms": outcome.duration_us / 1000,
-        "overhead_ms": outcome.overhead_us / 1000,
-        "first_byte_ms": outcome.first_byte_us / 1000 if outcome.first_byte_us is not None else None,
-    }
-    if outcome.reason is not None:
-        fields["reason"] = outcome.reason
-    if outcome.error is not None:
-        fields["error"] = outcome.error
-    return fields
+    estimated_nano, held_nano, actual_nano = outcome.estimated_nano, outcome.held_nano, outcome.actual_nano
+    first_byte_us = outcome.first_byte_us
+    # By position: by name it would take five times as long to make. The types and a test hold the order.
+    return Line(
+        timestamp(outcome.started_ms),
+        "request",
+        outcome.request_id,
+        session.tenant if session else None,
+        session.agent or None if session else None,
+        session.id if session else None,
+        outcome.endpoint,
+        outcome.model,
+        outcome.stream,
+        outcome.status,
+        outcome.decision,
+        None if estimated_nano is None else usd_number(estimated_nano),
+        None if held_nano is None else usd_number(held_nano),
+        None if actual_nano is None else usd_number(actual_nano),
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_tokens,
+        usage.reasoning_tokens,
+        outcome.ending,
+        outcome.assumed,
+        outcome.duration_us / 1000,
+        outcome.overhead_us / 1000,
+        None if first_byte_us is None else first_byte_us / 1000,
+        outcome.reason,
+        outcome.error,
+    )
 
 
 def timestamp(ms: int) -> str:
     """Milliseconds since the epoch as ISO 8601 in UTC."""
-    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
+    return _second(ms // 1000) + _MILLISECONDS[ms % 1000]
 
 
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _usd(nano: int | None) -> float | None:
-    return None if nano is None else usd_number(nano)
 
 
 def write_stdout(lines: bytes) -> None:
