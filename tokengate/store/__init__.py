@@ -28,6 +28,7 @@ from redis.exceptions import (
 from tokengate.settings import Settings
 from tokengate.store.embedded import Embedded
 from tokengate.store.errors import StoreError
+from tokengate.store.speech import speaks_plain, speaks_tls
 
 __all__ = ("Finding", "Store", "StoreError", "inspect", "open_store")
 
@@ -74,6 +75,22 @@ class Server:
 
     async def connect(self, key: str) -> AbstractConnection:  # noqa: ARG002 - it owns all keys
         return await _opened(self._pool.make_connection())
+
+    async def check_scheme(self) -> None:
+        """See whether it is there, and speaks another language than its URL says.
+
+        Raises:
+            StoreError: it does.
+        """
+        options = self._pool.connection_kwargs
+        if "path" in options:
+            return
+        place = options.get("host", "localhost"), int(options.get("port", 6379))
+        if urlsplit(self.where).scheme == "rediss":
+            if await speaks_plain(*place):
+                raise StoreError(f"{self.where} does not speak TLS: REDIS_URL should begin with redis://")
+        elif await speaks_tls(*place):
+            raise StoreError(f"{self.where} speaks TLS: REDIS_URL should begin with rediss://")
 
     async def aclose(self) -> None:
         await self._pool.aclose()
@@ -182,16 +199,18 @@ async def inspect(store: Store, key: str) -> list[Finding]:
         return [*await _version(connection), *await _eviction(connection), *await _persistence(connection)]
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise StoreError(
-            f"{store.where} refuses our credentials: {error}. Set user and password in REDIS_URL."
+            f"{store.where} refuses our credentials: {str(error).rstrip('.')}. Set user and password in REDIS_URL."
         ) from None
     except InvalidResponse:
         raise StoreError(f"{store.where} does not speak Redis; does it want TLS (rediss://)?") from None
     except (RedisError, OSError) as error:
         if _is_tls(error):
             raise StoreError(
-                f"{store.where}: TLS failed ({error}). Is it rediss:// where redis:// should be, or is its certificate "
-                "not trusted (?ssl_ca_certs=/path/of/ca.pem)?"
+                f"{store.where}: TLS failed ({str(error).rstrip('.')}). Is it rediss:// where redis:// should be, or "
+                "is its certificate not trusted (?ssl_ca_certs=/path/of/ca.pem)?"
             ) from None
+        if isinstance(store, Server):
+            await store.check_scheme()
         return [("warning", f"{store.where} cannot be reached yet; calls are refused until it answers: {error}")]
     finally:
         if connection is not None:
