@@ -148,7 +148,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[int, int]]:
         "--tls-port", tls, "--tls-cert-file", made.certificate, "--tls-key-file", made.key,
         "--tls-ca-cert-file", made.authority, "--tls-auth-clients", "no", "--requirepass", "right",
     )  # fmt: skip
-    with node(tmp_path, *map(str, options), port=plain):
+    with node(tmp_path, *map(str, options), "--unixsocket", str(tmp_path / "s"), port=plain):
         yield tls, plain
 
 
@@ -159,6 +159,7 @@ async def test_wrong_passwords_and_wrong_tls_end_the_start_in_one_line(
     cases = {
         f"redis://:wr0ng@127.0.0.1:{plain}": "refuses our credentials",
         f"redis://127.0.0.1:{plain}": "Set user and password in REDIS_URL",
+        f"unix://:wr0ng@{tmp_path / 's'}": "refuses our credentials",
         f"rediss://:right@127.0.0.1:{tls}": "ssl_ca_certs",
         f"redis://:right@127.0.0.1:{tls}": "should begin with rediss://",
         f"rediss://:right@127.0.0.1:{plain}": "should begin with redis://",

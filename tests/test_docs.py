@@ -23,6 +23,7 @@ from tests.support.redis_server import Server
 from tokengate import cli
 from tokengate.domain import Reason, Scope
 from tokengate.ledger import keys
+from tokengate.budgets import ample_nano
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTable, output_cap_for, quote
 from tokengate.providers import STATUS
@@ -286,7 +287,7 @@ class TestLog:
 
     def test_the_events_named_are_logged(self) -> None:
         source = "".join(file.read_text() for file in (ROOT / "tokengate").rglob("*.py"))
-        for row in rows(reference("log"), "| `event` |"):
+        for row in rows(reference("log"), "| `event` | |"):
             assert f'"{code(row[0])[0]}"' in source
 
 
@@ -383,16 +384,17 @@ class TestExplanations:
         assert f"a body of {len(body)} bytes: at most {call.input_tokens_max} tokens" in text
         for name, nano, output in (
             ("want", bounds.want_nano, "16,384"),
+            ("ample", ample_nano(bounds), "2,496"),
             ("need", bounds.need_nano, "512"),
-            ("floor", bounds.floor_nano, "64"),
+            ("floor", bounds.floor_nano, "16"),
         ):
             assert f"| {name} | {call.input_tokens_max} | {output} | ${format_usd(nano)} |" in text
         assert output_cap_for(bounds, BUDGET_NANO // 4) == 4_145
         assert "4,145 tokens" in text
-        assert bounds.floor_nano < 300_000 < bounds.need_nano
+        assert bounds.floor_nano < 300_000 < ample_nano(bounds)
         assert output_cap_for(bounds, 300_000) == 479
         assert "479 tokens" in text
-        assert bounds.floor_nano > 50_000
+        assert bounds.floor_nano > 20_000
 
     def test_every_module_has_a_place_in_the_house(self) -> None:
         contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]

@@ -91,6 +91,20 @@ def get_budget(session: SessionId, as_json: Json = False) -> None:
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what a gate needs: settings, store, prices, provider. Nothing is changed, and nothing costs money."""
+    from tokengate.cli.doctor import Mark, as_table, examine
+
+    checks = asyncio.run(examine(os.environ))
+    if as_json:
+        typer.echo(json.dumps([check.as_json() for check in checks], indent=2))
+    else:
+        typer.echo(as_table(checks))
+    if any(check.mark is Mark.FAILED for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
 def simulate(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,

@@ -10,6 +10,7 @@ forms:
 """
 
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
@@ -30,7 +31,7 @@ from tokengate.store.embedded import Embedded
 from tokengate.store.errors import StoreError
 from tokengate.store.speech import speaks_plain, speaks_tls
 
-__all__ = ("Finding", "Store", "StoreError", "inspect", "open_store")
+__all__ = ("Finding", "Store", "StoreError", "info", "inspect", "open_store")
 
 CONNECT_TIMEOUT_S: Final = 5
 """How long connecting may take, and each answer while redis-py speaks: authentication, and `inspect`."""
@@ -44,6 +45,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "socket_timeout": CONNECT_TIMEOUT_S,
     "client_name": "tokengate",
 }
+
+_REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 Finding = tuple[str, str]
 """A level (`warning`) and what is wrong with the store, in words."""
@@ -197,14 +200,14 @@ async def inspect(store: Store, key: str) -> list[Finding]:
     try:
         connection = await store.connect(key)
         return [*await _version(connection), *await _eviction(connection), *await _persistence(connection)]
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise StoreError(
-            f"{store.where} refuses our credentials: {str(error).rstrip('.')}. Set user and password in REDIS_URL."
-        ) from None
     except InvalidResponse:
         raise StoreError(f"{store.where} does not speak Redis; does it want TLS (rediss://)?") from None
     except (RedisError, OSError) as error:
-        if _is_tls(error):
+        if any(isinstance(each, _REFUSALS) for each in _causes(error)):
+            raise StoreError(
+                f"{store.where} refuses our credentials: {str(error).rstrip('.')}. Set user and password in REDIS_URL."
+            ) from None
+        if any(isinstance(each, ssl.SSLError) or "SSL" in str(each) for each in _causes(error)):
             raise StoreError(
                 f"{store.where}: TLS failed ({str(error).rstrip('.')}). Is it rediss:// where redis:// should be, or "
                 "is its certificate not trusted (?ssl_ca_certs=/path/of/ca.pem)?"
@@ -218,7 +221,7 @@ async def inspect(store: Store, key: str) -> list[Finding]:
 
 
 async def _version(connection: AbstractConnection) -> list[Finding]:
-    fields = await _info(connection, "server")
+    fields = await info(connection, "server")
     version = fields.get("redis_version", "")
     numbers = version.split(".")[:2]
     if "valkey_version" not in fields and all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) < VERSION_MIN:
@@ -227,21 +230,21 @@ async def _version(connection: AbstractConnection) -> list[Finding]:
 
 
 async def _eviction(connection: AbstractConnection) -> list[Finding]:
-    policy = (await _info(connection, "memory")).get("maxmemory_policy", "noeviction")
+    policy = (await info(connection, "memory")).get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return []
     return [("warning", f"maxmemory-policy is {policy}: an evicted session is a fresh budget; set it to noeviction")]
 
 
 async def _persistence(connection: AbstractConnection) -> list[Finding]:
-    if (await _info(connection, "persistence")).get("aof_enabled", "1") == "1":
+    if (await info(connection, "persistence")).get("aof_enabled", "1") == "1":
         return []
     return [
         ("warning", "the store has no append-only file: a restart may forget what was spent; set appendonly to yes")
     ]
 
 
-async def _info(connection: AbstractConnection, section: str) -> dict[str, str]:
+async def info(connection: AbstractConnection, section: str) -> dict[str, str]:
     """A section of INFO; empty where the server does not let us ask (managed ones forbid much)."""
     try:
         await connection.send_command("INFO", section)
@@ -261,13 +264,12 @@ async def _opened(connection: AbstractConnection) -> AbstractConnection:
     return connection
 
 
-def _is_tls(error: BaseException) -> bool:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what lies behind it: redis-py wraps some, and on a unix socket more than on TCP."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLError) or "SSL" in str(seen):
-            return True
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _credentials(username: str | None, password: str | None) -> dict[str, str]:

@@ -103,6 +103,14 @@ class HttpTransport:
         # Lets the event loop close the sockets.
         await asyncio.sleep(0)
 
+    async def reach(self, origin: str) -> None:
+        """Connect to an origin as a request would, through a proxy and with TLS, and send nothing.
+
+        Raises:
+            ConnectFailed: it cannot be reached.
+        """
+        (await self._connect(self._route(origin))).abort()
+
     def _route(self, origin: str) -> Route:
         if len(self._routes) >= ORIGINS_MAX:
             raise ConnectFailed(f"more than {ORIGINS_MAX} origins")
