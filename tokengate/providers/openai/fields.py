@@ -64,6 +64,9 @@ _STRUCTURES: Final = frozenset(
 SHOWN_AS_SENT: Final = NOT_IN_PROMPT | _TEXTS
 """Members of which the model is shown nothing or the texts themselves; it may be shown others in another notation."""
 
+SIMPLE: Final = NOT_IN_PROMPT - {"audio", "best_of", "modalities", "n", "service_tier"} | {"messages"}
+"""Members of a chat that, caps aside, change nothing about its price beyond the bytes they are sent in."""
+
 _UNPRICED: Final = {
     "data_sources": "data of Azure's own retrieval",
     "enable_search": "web search",

@@ -27,6 +27,7 @@ COMMA_TOKENS: Final = 2
 """What separates two values of a schema can be more tokens than its comma in JSON: 3 between two of an enumeration
 (section 7), as the model is shown a rendering of the schema and not its JSON."""
 
+_PLAIN_ROLES: Final = ("user", "assistant", "system", "developer")
 _TOOL_ROLES: Final = frozenset({"tool", "function"})
 _DATA_URL: Final = "data:"
 _IMAGE_URL: Final = "data:image/"
@@ -58,6 +59,8 @@ def survey(messages: list[Any], model: str) -> Survey:
     for index, message in enumerate(messages):
         if type(message) is not dict:
             raise MalformedRequest(f"messages[{index}] must be an object.", f"messages[{index}]")
+        if len(message) == 2 and message.get("role") in _PLAIN_ROLES and type(message.get("content")) is str:
+            continue  # a role and a text: nearly every message
         content, role = message.get("content"), message.get("role")
         if content is not None and type(content) is not str:
             _look_at_content(content, f"messages[{index}].content", model, found)

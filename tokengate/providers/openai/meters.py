@@ -6,9 +6,10 @@ taken out again, so that the client receives what it would have received without
 incomplete event held back; a complete one passes at once. Nothing here decodes compression or raises.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
@@ -33,7 +34,7 @@ _DONE: Final = b"[DONE]"
 _GZIP: Final = b"\x1f\x8b"
 
 
-class Expected(NamedTuple):
+class Expected(Struct, frozen=True, gc=False):
     """What the request lets a meter expect of its answer."""
 
     injected: bool = False

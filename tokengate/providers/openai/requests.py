@@ -9,8 +9,8 @@ which the provider is known to show the model more than it was sent, schemas and
 
 import re
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -34,6 +34,9 @@ from tokengate.providers.openai.meters import Expected, meter
 
 PROMPTS_MAX: Final = 2048
 """Inputs in one request (https://developers.openai.com/api/reference/resources/embeddings)."""
+
+NAMES_CACHED: Final = 1024
+"""Names of models that are remembered with what they say: callers invent names, so it is bounded."""
 
 _TOOL_TYPES: Final = ("function", "custom")
 _MODALITIES: Final = ("text", "audio")
@@ -107,37 +110,43 @@ class ChatCompletions:
 
     def parse(self, body: bytes) -> OpenAIRequest:
         document = read_object(body)
-        if unknown := document.keys() - fields.KNOWN:
-            fields.refuse_unpriced(unknown, document)
+        members = document.keys()
+        simple = members <= fields.SIMPLE
+        if not simple and not members <= fields.KNOWN:
+            fields.refuse_unpriced(members - fields.KNOWN, document)
         model = fields.read_model(document)
-        name = fields.bare_name(model)
+        named = _named(model)
         stream = fields.read_flag(document, "stream")
         messages = fields.read_list(document, "messages")
         if not messages:
             raise MalformedRequest("messages must be a list of at least one message.", "messages")
-        found = survey(messages, name)
+        found = survey(messages, named.bare)
         text_tokens = len(body) - found.media_bytes + MESSAGE_TOKENS * len(messages) + REPLY_TOKENS
-        if found.replayed or not document.keys() <= fields.SHOWN_AS_SENT:
+        if found.replayed or not (simple or members <= fields.SHOWN_AS_SENT):
             text_tokens += _notation_tokens(body) + TOOL_TOKENS * _tools(document) + REPLAY_TOKENS * found.replayed
-        output_audio = _speaks(document)
-        predicted = _predicted_tokens(document)
+        output_audio, predicted, answers, tier = False, 0, 1, ""
+        if not simple:
+            output_audio, predicted = _speaks(document), _predicted_tokens(document)
+            answers, tier = _answers(document), fields.read_service_tier(document)
         call = Call(
             model=model,
             stream=stream,
             input_tokens_max=text_tokens + found.media_tokens,
             text_bytes=text_tokens,
             output_tokens_asked=_asked(document, (MAX_COMPLETION_TOKENS, MAX_TOKENS), predicted),
-            answers=_answers(document),
+            answers=answers,
             input_audio=found.audio,
             input_images=found.images,
             output_audio=output_audio,
-            service_tier=fields.read_service_tier(document),
-            fees=_fees(document, name),
+            service_tier=tier,
+            fees=_fees(document, named.bare) if named.searches or not simple else (),
         )
         expected = Expected(
             injected=stream and _injects_usage(document),
             streamed=stream,
-            hidden_output=output_audio or predicted > 0 or _reasons(document, name),
+            hidden_output=output_audio
+            or predicted > 0
+            or (named.reasons and document.get("reasoning_effort") != "none"),
             fees=call.fees,
         )
         return OpenAIRequest(
@@ -218,6 +227,11 @@ def _asked(document: dict[str, Any], names: tuple[str, ...], unseen_tokens: int)
     """
     if MAX_COMPLETION_TOKENS not in document and MAX_TOKENS not in document:
         return None
+    if len(names) == 2 and not (MAX_COMPLETION_TOKENS in document and MAX_TOKENS in document):
+        # The usual case, of a chat with one of them.
+        name = MAX_TOKENS if MAX_TOKENS in document else MAX_COMPLETION_TOKENS
+        asked = fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX)
+        return asked + unseen_tokens if asked is not None else None
     caps = {
         name: fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX) for name in (MAX_COMPLETION_TOKENS, MAX_TOKENS)
     }
@@ -292,8 +306,18 @@ def _fees(document: dict[str, Any], name: str) -> tuple[tuple[str, int], ...]:
     return ((_WEB_SEARCH, 1),)
 
 
-def _reasons(document: dict[str, Any], name: str) -> bool:
-    return _REASONS.match(name) is not None and document.get("reasoning_effort") != "none"
+class _Named(NamedTuple):
+    """What the name of a model says of it."""
+
+    bare: str
+    reasons: bool
+    searches: bool
+
+
+@lru_cache(maxsize=NAMES_CACHED)
+def _named(model: str) -> _Named:
+    name = fields.bare_name(model)
+    return _Named(name, _REASONS.match(name) is not None, "-search" in name or "-deep-research" in name)
 
 
 def _inputs(document: dict[str, Any], field: str) -> int:
