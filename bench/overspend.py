@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-
 from bench.client import Answer, call, control
 from bench.figures import Figure, at_least, at_most, exactly, told
 from bench.processes import BenchError, all_of, base_url, gate, redis_server

@@ -12,12 +12,13 @@ from tokengate.budgets import (
     TYPICAL_OUTPUT_COLD_TOKENS,
     Policy,
     TypicalOutput,
+    ample_nano,
     limits,
     session_limit,
     window_start,
     windows,
 )
-from tokengate.domain import Limit, Period, Scope, Session
+from tokengate.domain import Limit, Period, Quote, Scope, Session
 
 HOUR_MS = 3_600_000
 ZONES = [
@@ -106,7 +107,7 @@ def test_periods_follow_each_other_without_gap_and_start_at_a_beginning(
         assert local.day == 1
 
 
-@given(instants, st.sampled_from(PERIODS), st.sampled_from(ZONES), st.integers(-HOUR_MS, HOUR_MS))
+@given(instants, st.sampled_from(PERIODS), st.sampled_from(ZONES), st.integers(1 - HOUR_MS, HOUR_MS - 1))
 def test_a_store_whose_clock_differs_by_less_than_the_shortest_period_finds_its_own(
     at_ms: int, period: Period, timezone: str, skew_ms: int
 ) -> None:
@@ -150,16 +151,48 @@ def test_each_kind_of_budget_has_its_own_period() -> None:
 
 def test_a_typical_answer_is_learnt_from_the_latest_answers_of_its_model() -> None:
     typical = TypicalOutput()
-    for _ in range(15):
-        typical.observe("m", 100)
-    assert typical.of("m") == TYPICAL_OUTPUT_COLD_TOKENS
-    for tokens in range(1, 301):
+    for tokens in range(1000, 1300):
         typical.observe("m", tokens)
-    assert 270 <= typical.of("m") <= 300
+    assert 1270 <= typical.of("m") <= 1300
     for _ in range(300):
         typical.observe("m", 10)
     assert typical.of("m") == 10
     assert typical.of("other") == TYPICAL_OUTPUT_COLD_TOKENS
+
+
+def test_the_first_answers_of_many_are_the_shortest_and_lower_nothing() -> None:
+    typical = TypicalOutput()
+    for _ in range(240):
+        typical.observe("m", 10)
+    assert typical.of("m") == TYPICAL_OUTPUT_COLD_TOKENS
+    for _ in range(16):
+        typical.observe("m", 10)
+    assert typical.of("m") == 10
+
+
+def test_long_first_answers_raise_what_is_typical_at_once() -> None:
+    typical = TypicalOutput()
+    for _ in range(32):
+        typical.observe("m", 3000)
+    assert typical.of("m") == 3000
+
+
+@pytest.mark.parametrize(
+    ("floor", "need", "want", "easings", "expected"),
+    [
+        (10, 110, 10_000, 0, 510),  # the floor, and ample room
+        (10, 110, 10_000, 1, 260),
+        (10, 110, 10_000, 3, 72),  # less than a typical answer, after half of the wait
+        (10, 110, 10_000, 6, 17),  # at its end little more than the floor
+        (10, 110, 10_000, 60, 10),
+        (10, 110, 300, 0, 300),  # never more than the call can cost
+        (10, 110, 300, 1, 260),
+        (300, 300, 300, 0, 300),  # a call whose output may not be capped
+        (300, 300, 300, 6, 300),
+    ],
+)
+def test_what_a_call_asks_for(floor: int, need: int, want: int, easings: int, expected: int) -> None:
+    assert ample_nano(Quote(floor, need, want, 0, 1, 1, cappable=True), easings) == expected
 
 
 def test_invented_models_do_not_grow_the_memory_of_typical_answers() -> None:

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from tests.support.gate import gate, gate_processes, simulated
 from tests.support.redis_server import Server
 from tokengate import cli
+from tokengate.budgets import ample_nano
 from tokengate.domain import Reason, Scope
 from tokengate.ledger import keys
-from tokengate.budgets import ample_nano
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTable, output_cap_for, quote
 from tokengate.providers import STATUS

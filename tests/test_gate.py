@@ -11,9 +11,11 @@ from tests.support.gate import INPUT_NANO, OUTPUT_NANO, official, until
 from tests.support.hashes import fields, happened, held_nano, key, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import MODEL, Scene, chat, fixed, parsed, scene
+from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS
 from tokengate.gate import COUNT_EXACTLY_ABOVE_BYTES
 from tokengate.ledger.redis import RedisLedger
 from tokengate.money import format_usd
+from tokengate.pricing import OUTPUT_MIN_TOKENS
 from tokengate.simulate import SimulateOptions
 from tokengate.tokens import Tokenizer
 from tokengate.waiting import Lines
@@ -182,13 +184,27 @@ async def test_text_is_counted_exactly_only_where_its_bytes_do_not_fit(
 async def test_what_is_learnt_of_answers_is_what_a_call_needs(store: Server, redis_cli: "redis.Redis") -> None:
     redis_cli.hset(key("poor"), "budget", "0")
     needed = []
-    async with scene(store.url, SimulateOptions(output_tokens=70)) as at:
+    async with scene(store.url, SimulateOptions(output_tokens=700)) as at:
         for _ in range(2):
             needed.append((await at.ask("poor")).json()["error"]["budget_info"]["required"])
             await asyncio.gather(*(at.ask("rich") for _ in range(40)))
             await at.gate.idle()
     input_nano = parsed(chat()).input_tokens_max * INPUT_NANO
-    assert needed == [(input_nano + tokens * OUTPUT_NANO) / 1e9 for tokens in (512, 70)]
+    assert needed == [(input_nano + tokens * OUTPUT_NANO) / 1e9 for tokens in (512, 700)]
+
+
+async def test_a_call_that_has_stood_in_line_is_content_with_less_room(store: Server, redis_cli: "redis.Redis") -> None:
+    holder = fixed(simulate="hang_before_headers")
+    async with scene(store.url, busy_wait_ms=500) as at:
+        # What is left pays for a typical answer, which is not ample room.
+        left_nano = parsed(chat()).input_tokens_max * INPUT_NANO + TYPICAL_OUTPUT_COLD_TOKENS * OUTPUT_NANO
+        redis_cli.hset(key("default"), "budget", format_usd(holder.cost_nano + left_nano))
+        asking = at.begin(holder.body, simulate=holder.simulate)
+        await until(lambda: at.provider.received == 1)
+        assert (await at.ask()).status_code == 200
+        assert OUTPUT_MIN_TOKENS <= at.provider.body()["max_completion_tokens"] <= TYPICAL_OUTPUT_COLD_TOKENS
+        asking.cancel()
+        await at.gate.idle()
 
 
 # --- leases ---

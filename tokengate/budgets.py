@@ -12,13 +12,19 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from tokengate.domain import Limit, Period, Scope, Session
+from tokengate.domain import Limit, Period, Quote, Scope, Session
 
 SHARE: Final = 4
 """A grant above a call's need is at most this fraction (1/SHARE) of the headroom: a fair share near the end."""
 
+AMPLE: Final = 5
+"""How many times what a typical answer costs a call asks to hold: then hardly one answer in a thousand is cut."""
+
+EASINGS: Final = 6
+"""In how many steps a call that stands in line for as long as it may comes to ask for less, by half in each."""
+
 TYPICAL_OUTPUT_COLD_TOKENS: Final = 512
-"""What a typical answer is taken to be, in tokens, while a model has too few answers to tell."""
+"""What a typical answer is taken to be, in tokens, while a model has too few answers to tell; at least."""
 
 _TYPICAL_ANSWERS: Final = 256
 _TYPICAL_ANSWERS_MIN: Final = 20
@@ -64,8 +70,8 @@ def session_limit(policy: Policy, session: Session) -> Limit:
 def windows(limit: Limit, now_ms: int) -> tuple[int, ...]:
     """The boundaries, in ms since the epoch, of the periods before, at and after `now_ms`; empty without a period.
 
-    Four boundaries bound three periods, so that a store whose clock differs from ours by less than a period still finds
-    its own.
+    Five boundaries bound four periods, so that a store whose clock differs from ours by less than a period still finds
+    its own, wherever in an hour of UTC a time zone's hours begin.
     """
     if limit.period is Period.NONE:
         return ()
@@ -78,7 +84,8 @@ def _windows(period: Period, timezone: str, hour: int) -> tuple[int, ...]:
     before = _start(period, timezone, start - 1)
     after = _next(period, timezone, start)
     # A time zone's hour may begin within the hour of UTC that this is cached for: one more period covers it.
-    return (before, start, after, _next(period, timezone, after))
+    later = _next(period, timezone, after)
+    return (before, start, after, later, _next(period, timezone, later))
 
 
 def window_start(boundaries: tuple[int, ...], now_ms: int) -> tuple[int, int] | None:
@@ -115,6 +122,16 @@ def _offset_ms(local: datetime) -> int:
     return 0 if offset is None else int(offset.total_seconds()) * 1000
 
 
+def ample_nano(bounds: Quote, easings: int = 0) -> int:
+    """The least that a call asks to hold while others hold too, in nano-USD, after so many easings.
+
+    Ample room for its answer at first; less for one that has stood in line, so that it rather risks to be cut than to
+    be refused. Never below the quote's `floor_nano` nor above its `want_nano`, which are one if no cap may be written.
+    """
+    room_nano = (bounds.need_nano - bounds.floor_nano) * AMPLE >> easings
+    return min(bounds.want_nano, bounds.floor_nano + room_nano)
+
+
 class _Answers(Struct, gc=False):
     """The last answers of one model."""
 
@@ -124,7 +141,11 @@ class _Answers(Struct, gc=False):
 
 
 class TypicalOutput:
-    """A rolling 95th percentile of the output tokens of each model's answers. Bounded in models and in answers."""
+    """A rolling 95th percentile of the output tokens of each model's answers. Bounded in models and in answers.
+
+    Of many calls begun at once the shortest answers end first. So what the first answers say can only raise what is
+    taken to be typical; it is lowered when as many have been seen as are remembered.
+    """
 
     def __init__(self) -> None:
         self._models: dict[str, _Answers] = {}
@@ -135,7 +156,7 @@ class TypicalOutput:
         return answers.typical if answers is not None else TYPICAL_OUTPUT_COLD_TOKENS
 
     def observe(self, model: str, output_tokens: int) -> None:
-        """Take note of a complete answer."""
+        """Take note of a complete answer; of one that a cap of ours has cut, of what it might have been."""
         answers = self._models.get(model)
         if answers is None:
             if len(self._models) >= _TYPICAL_MODELS_MAX:
@@ -149,4 +170,5 @@ class TypicalOutput:
         answers.seen = seen = seen + 1
         if seen % _TYPICAL_REFRESH == 0 and seen >= _TYPICAL_ANSWERS_MIN:
             ordered = sorted(tokens)
-            answers.typical = ordered[len(ordered) * 95 // 100]
+            found = ordered[len(ordered) * 95 // 100]
+            answers.typical = found if seen >= _TYPICAL_ANSWERS else max(found, TYPICAL_OUTPUT_COLD_TOKENS)

@@ -7,7 +7,7 @@ admitted call must be settled, once, however it ends.
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tokengate.budgets import Policy, TypicalOutput, limits
+from tokengate.budgets import EASINGS, Policy, TypicalOutput, ample_nano, limits
 from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
 from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
@@ -109,12 +109,12 @@ class Gate:
         try:
             bounds = self._quote(price, call)
             ask = _ask(hold_id, session, path, bounds, price.model, exact=not countable)
-            verdict = await self._reserve(ask)
+            verdict = await self._reserve(ask, bounds)
             if verdict.kind is Kind.TIGHT and price.encoding is not None:
                 call = await self._counted(price.encoding, request)
                 bounds = self._quote(price, call)
                 ask = _ask(hold_id, session, path, bounds, price.model, exact=True)
-                verdict = await self._reserve(ask)
+                verdict = await self._reserve(ask, bounds)
         except PricingError as error:
             return Refusal(Reason.MODEL_NOT_PRICED, f"{error}", param="model")
         except LedgerError as error:
@@ -140,15 +140,22 @@ class Gate:
             log.warning("priced by its bytes", model=request.call.model, error=str(error))
             return request.call
 
-    async def _reserve(self, ask: Ask) -> Verdict:
-        """Hold what is asked for; while others hold it, stand in line, once."""
+    async def _reserve(self, ask: Ask, bounds: Quote) -> Verdict:
+        """Hold what is asked for; while others hold it, stand in line, once, and come to ask for less."""
         ahead = self._lines.ahead(ask.limits)
         if ahead is None or not ask.exact or self._lines.full:
             verdict = await self._ledger.reserve(ask)
             if verdict.kind is not Kind.BUSY or self._lines.full or self._busy_wait_s == 0:
                 return verdict
             ahead = verdict.standing.scope
-        return await self._lines.wait(ahead, self._busy_wait_s, lambda: self._ledger.reserve(ask), _is_busy)
+        loop = asyncio.get_running_loop()
+        since, wait_s = loop.time(), self._busy_wait_s
+
+        def attempt() -> Awaitable[Verdict]:
+            easings = int((loop.time() - since) / wait_s * EASINGS)
+            return self._ledger.reserve(replace(ask, need_nano=ample_nano(bounds, easings)) if easings else ask)
+
+        return await self._lines.wait(ahead, wait_s, attempt, _is_busy)
 
     # --- settlement ---
 
@@ -207,7 +214,10 @@ class Gate:
 
     def _observe(self, ticket: Ticket, usage: Usage, reading: Reading) -> None:
         if ticket.call.produces_output and reading.complete:
-            self._typical.observe(ticket.price.model, math.ceil(usage.output_tokens / ticket.call.answers))
+            tokens = math.ceil(usage.output_tokens / ticket.call.answers)
+            if ticket.output_cap_tokens is not None and tokens >= ticket.output_cap_tokens:
+                tokens *= 2  # Our cap has cut it. How long it would have been nobody knows, but not as short as this.
+            self._typical.observe(ticket.price.model, tokens)
 
     async def _count_seen(self, ticket: Ticket, reading: Reading) -> Usage:
         """Input and the output that was seen, counted so that it is not too little."""
@@ -292,7 +302,7 @@ class Gate:
 
 
 def _ask(hold_id: str, session: Session, path: tuple[Limit, ...], bounds: Quote, model: str, *, exact: bool) -> Ask:
-    return Ask(hold_id, session, path, bounds.floor_nano, bounds.need_nano, bounds.want_nano, exact, model)
+    return Ask(hold_id, session, path, bounds.floor_nano, ample_nano(bounds), bounds.want_nano, exact, model)
 
 
 def _is_busy(verdict: Verdict) -> bool:

@@ -60,8 +60,9 @@ __all__ = (
 
 RESOLVED_NAMES_MAX: Final = 1024
 """Names remembered with what they resolved to. Callers invent names, so what is remembered about them is bounded."""
-OUTPUT_MIN_TOKENS: Final = 64
-"""The least answer worth having, in tokens: about a short paragraph; below it a call is refused rather than capped."""
+OUTPUT_MIN_TOKENS: Final = 16
+"""The least answer worth having, in tokens; below it a call is refused rather than capped. It is the least that OpenAI
+takes as `max_output_tokens` of a response (https://platform.openai.com/docs/api-reference/responses/create)."""
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 """What providers call their standard service tier, in requests and in answers (OpenAI: auto, default; Anthropic: auto,
 standard, standard_only; Groq: auto, on_demand)."""
