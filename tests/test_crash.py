@@ -1,27 +1,31 @@
 """Gates that are killed, and streams that last: holds are leases, so nothing leaks and nothing is free."""
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 
-from tests.support import certificates
+from tests.support import certificates, redis_server
 from tests.support.gate import ROOT, gate_processes, simulated, until
 from tests.support.hashes import fields, happened, held_nano, spent_nano
 from tests.support.pipes import link_to
 from tests.support.redis_groups import node
 from tests.support.redis_server import Server
-from tests.support.scene import CHAT, client, fixed, headers, scene
+from tests.support.scene import CHAT, Fixed, client, fixed, headers, scene
 from tests.support.servers import free_port
 from tokengate.ledger.redis import RedisLedger
-from tokengate.money import format_usd
+from tokengate.money import format_usd, parse_usd
 
 LEASE_S = 5
 
@@ -122,6 +126,63 @@ async def test_a_stream_of_ten_minutes_keeps_its_hold_as_long_as_it_is_renewed(
     # It was cut by its caller: what was seen is charged, once, whether or not the hold had been charged before.
     assert spent_nano(redis_cli) == round(line["actual_cost"] * 1_000_000_000)
     assert 0 < spent_nano(redis_cli) <= call.cost_nano
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_gates_and_store_killed_in_turn_under_load(tmp_path: Path, seed: int) -> None:
+    """At any moment, with a journal being written or being posted: afterwards nothing is missing."""
+    dice = random.Random(seed)
+    call = fixed()
+    given: dict[str, Any] = {
+        "on_store_failure": "allowance", "store_allowance": "100", "default_budget": "1000", "store_timeout_ms": 100,
+        "data_dir": tmp_path / "data",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as folder:
+        kept = ("--appendonly", "yes", "--appendfsync", "always")
+        server = redis_server.start(Path(folder), *kept)
+        try:
+            async with simulated() as provider:
+                for _ in range(2):
+                    async with (
+                        gate_processes(1, provider.base_url, server.url, **given) as (one,),
+                        client(one.url) as http,
+                    ):
+                        load = [asyncio.create_task(_call_on(http, call)) for _ in range(8)]
+                        for turn in range(3):
+                            goal = provider.received + dice.randrange(20, 60)
+                            await until(lambda goal=goal: provider.received >= goal)  # type: ignore[misc]
+                            if turn % 2:
+                                server = redis_server.start(Path(folder), *kept)
+                            else:
+                                server.process.kill()
+                                server.process.wait()
+                        if dice.random() < 0.5:
+                            server = redis_server.start(Path(folder), *kept)
+                            await asyncio.sleep(dice.random() / 4)
+                        one.signal(signal.SIGKILL)
+                        await one.ended()
+                        await asyncio.gather(*load, return_exceptions=True)
+                    if server.process.poll() is not None:
+                        server = redis_server.start(Path(folder), *kept)
+                async with gate_processes(1, provider.base_url, server.url, **given):
+                    await until(lambda: not list((tmp_path / "data").glob("journal/*.journal")))
+                await later(server, 3600)
+                with server.client() as cli:
+                    assert held_nano(cli) == 0
+                    assumed = parse_usd(fields(cli).get("assumed", "0"))
+                    # Each kill leaves at most what was under way; all of it is charged, and flagged.
+                    assert assumed <= 2 * 8 * call.cost_nano
+                    assert provider.billed_nano() <= spent_nano(cli) <= provider.billed_nano() + assumed
+                    assert cli.hgetall("tokengate:{default}:journals") == {}
+        finally:
+            redis_server.stop(server)
+
+
+async def _call_on(http: httpx.AsyncClient, call: Fixed) -> None:
+    """Call and call again, until there is nobody to answer."""
+    with contextlib.suppress(httpx.TransportError):
+        while True:
+            await http.post(CHAT, content=call.body, headers=headers(None, call.simulate))
 
 
 # --- a store that will never do ---
