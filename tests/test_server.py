@@ -19,7 +19,6 @@ from tests.support.hashes import fields, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, chat, client, fixed, headers, parsed, scene
 from tests.support.servers import Conversation, RawServer, raw_server
-from tokengate.wire import HEAD_BYTES_MAX
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[%b]%b}\n\n'
 PIECE = EVENT % (b'{"index":0,"delta":{"content":" gate"},"finish_reason":null}', b"")
@@ -259,24 +258,6 @@ async def test_headers_and_bodies_beyond_their_bounds_are_refused_with_the_setti
     assert statuses == [431, 413, 413, 200]
     assert "HEADER_BYTES_MAX" in long_header.json()["error"]["message"]
     assert "BODY_BYTES_MAX" in long_body.json()["error"]["message"]
-
-
-async def test_a_head_without_end_is_not_kept(store: Server) -> None:
-    sent = 0
-    async with scene(store.url) as at:
-        host, _, port = at.gate.url.removeprefix("http://").partition(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"GET {CHAT} HTTP/1.1\r\nhost: gate\r\nx-long: ".encode())
-        try:
-            while sent < 64 * HEAD_BYTES_MAX:
-                writer.write(b"x" * 65_536)
-                await writer.drain()
-                sent += 65_536
-        except ConnectionError:
-            pass
-        writer.close()
-    # And what the buffers of the system take.
-    assert HEAD_BYTES_MAX <= sent < 32 * HEAD_BYTES_MAX
 
 
 async def test_more_requests_than_the_bound_are_told_to_come_again(store: Server) -> None:

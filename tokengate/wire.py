@@ -173,8 +173,10 @@ class Protocol(HttpToolsProtocol):
 
     def _check_head(self, before: object) -> None:
         """Close if the head that was awaited the last time is awaited still. One timer for all of a connection."""
-        if self._head_open and self.scope is before:
+        # Line ends between requests are no head, and end the time that uvicorn gives an idle connection.
+        idle = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
+        awaited = self.scope if self._head_open or idle else _NO_HEAD
+        if awaited is before:
             self.transport.abort()
             return
-        awaited = self.scope if self._head_open else _NO_HEAD
         self._head_timer = self.loop.call_later(HEAD_READ_TIMEOUT_S, self._check_head, awaited)
