@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
-from tokengate.providers.openai.usage import generated_text, read_usage
+from tokengate.providers.openai.usage import generated_text, read_usage, read_usage_of
 from tokengate.sse import Decoder, Event
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -50,6 +50,8 @@ def meter(expected: Expected, status: int, content_type: str) -> Meter:
     """The meter for an answer. `stream: true` may be answered with JSON, and a stream come without a content type."""
     if not 200 <= status < 300:
         return UnmeteredBody()
+    if content_type == "application/json":
+        return BodyMeter(expected)
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/event-stream":
         return StreamMeter(expected)
@@ -128,6 +130,11 @@ class BodyMeter:
         return b""
 
     def reading(self) -> Reading:
+        expected = self._expected
+        if self._finished and expected.produces_output and self._bytes_seen == len(self._kept):
+            usage = read_usage_of(bytes(self._kept), expected.fees)
+            if usage is not None and usage.output_tokens:
+                return Reading(usage, True, "", 0)
         answer = self._answer() if self._finished else None
         usage = read_usage(answer, self._expected.fees) if answer is not None else None
         if not self._expected.produces_output:
