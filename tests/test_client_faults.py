@@ -99,7 +99,7 @@ async def test_who_leaves_before_its_request_has_ended_costs_nothing(
     assert held_nano(redis_cli) == 0
 
 
-@pytest.mark.parametrize("size", [10, 300_000], ids=["a small body", "a large body"])
+@pytest.mark.parametrize("size", [10, 100_000, 200_000])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_who_leaves_before_the_answer_stops_the_provider_and_pays_for_what_nobody_knows(
     store: Server, redis_cli: "redis.Redis", stream: bool, size: int

@@ -113,9 +113,9 @@ class Protocol(HttpToolsProtocol):
         self._unused_bytes = 0
         if self.parser.should_upgrade():
             return
-        self._head_open = False
         self.scope["extensions"] = {CONNECTION: self, HEAD_BYTES: self._head_bytes}  # type: ignore[dict-item]
         super().on_headers_complete()
+        self._head_open = False
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -174,8 +174,8 @@ class Protocol(HttpToolsProtocol):
     def _check_head(self, before: object) -> None:
         """Close if the head that was awaited the last time is awaited still. One timer for all of a connection."""
         # Line ends between requests are no head, and end the time that uvicorn gives an idle connection.
-        idle = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
-        awaited = self.scope if self._head_open or idle else _NO_HEAD
+        waits = self._head_open or (self.cycle.response_complete and self.timeout_keep_alive_task is None)
+        awaited = self.scope if waits else _NO_HEAD
         if awaited is before:
             self.transport.abort()
             return
