@@ -178,21 +178,21 @@ def test_long_first_answers_raise_what_is_typical_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("floor", "need", "want", "easings", "expected"),
+    ("floor", "need", "want", "waited_ms", "expected"),
     [
         (10, 110, 10_000, 0, 510),  # the floor, and ample room
-        (10, 110, 10_000, 1, 260),
-        (10, 110, 10_000, 3, 72),  # less than a typical answer, after half of the wait
-        (10, 110, 10_000, 6, 17),  # at its end little more than the floor
-        (10, 110, 10_000, 60, 10),
+        (10, 110, 10_000, 300, 343),
+        (10, 110, 10_000, 720, 110),  # room for a typical answer
+        (10, 110, 10_000, 900, 10),
+        (10, 110, 10_000, 5000, 10),
         (10, 110, 300, 0, 300),  # never more than the call can cost
-        (10, 110, 300, 1, 260),
+        (10, 110, 300, 450, 260),
         (300, 300, 300, 0, 300),  # a call whose output may not be capped
-        (300, 300, 300, 6, 300),
+        (300, 300, 300, 900, 300),
     ],
 )
-def test_what_a_call_asks_for(floor: int, need: int, want: int, easings: int, expected: int) -> None:
-    assert ample_nano(Quote(floor, need, want, 0, 1, 1, cappable=True), easings) == expected
+def test_what_a_call_asks_for(floor: int, need: int, want: int, waited_ms: int, expected: int) -> None:
+    assert ample_nano(Quote(floor, need, want, 0, 1, 1, cappable=True), waited_ms, 1000) == expected
 
 
 def test_invented_models_do_not_grow_the_memory_of_typical_answers() -> None:

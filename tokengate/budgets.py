@@ -20,8 +20,8 @@ SHARE: Final = 4
 AMPLE: Final = 5
 """How many times what a typical answer costs a call asks to hold: then hardly one answer in a thousand is cut."""
 
-EASINGS: Final = 6
-"""In how many steps a call that stands in line for as long as it may comes to ask for less, by half in each."""
+PATIENCE_TENTHS: Final = 9
+"""Over how much of the longest wait a call in line comes to ask for less, evenly, until it asks for the least."""
 
 TYPICAL_OUTPUT_COLD_TOKENS: Final = 512
 """What a typical answer is taken to be, in tokens, while a model has too few answers to tell; at least."""
@@ -122,13 +122,15 @@ def _offset_ms(local: datetime) -> int:
     return 0 if offset is None else int(offset.total_seconds()) * 1000
 
 
-def ample_nano(bounds: Quote, easings: int = 0) -> int:
-    """The least that a call asks to hold while others hold too, in nano-USD, after so many easings.
+def ample_nano(bounds: Quote, waited_ms: int = 0, wait_ms_max: int = 1) -> int:
+    """The least that a call asks to hold while others hold too, in nano-USD, after it has stood in line for a time.
 
     Ample room for its answer at first; less for one that has stood in line, so that it rather risks to be cut than to
     be refused. Never below the quote's `floor_nano` nor above its `want_nano`, which are one if no cap may be written.
     """
-    room_nano = (bounds.need_nano - bounds.floor_nano) * AMPLE >> easings
+    patient_ms = PATIENCE_TENTHS * wait_ms_max
+    left_ms = max(0, patient_ms - 10 * waited_ms)
+    room_nano = (bounds.need_nano - bounds.floor_nano) * AMPLE * left_ms // patient_ms
     return min(bounds.want_nano, bounds.floor_nano + room_nano)
 
 

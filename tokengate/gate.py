@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tokengate.budgets import EASINGS, Policy, TypicalOutput, ample_nano, limits
+from tokengate.budgets import Policy, TypicalOutput, ample_nano, limits
 from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
 from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
@@ -86,7 +86,7 @@ class Gate:
         self._policy = policy
         self._tokenizer = tokenizer
         self._output_cap = output_cap
-        self._busy_wait_s = busy_wait_ms / 1000
+        self._busy_wait_ms = busy_wait_ms
         self._lines: Lines[Verdict] = Lines(waiters_max)
         self._lease_s = lease_ms / 1000
         self._tenant = tenant
@@ -145,17 +145,17 @@ class Gate:
         ahead = self._lines.ahead(ask.limits)
         if ahead is None or not ask.exact or self._lines.full:
             verdict = await self._ledger.reserve(ask)
-            if verdict.kind is not Kind.BUSY or self._lines.full or self._busy_wait_s == 0:
+            if verdict.kind is not Kind.BUSY or self._lines.full or self._busy_wait_ms == 0:
                 return verdict
             ahead = verdict.standing.scope
         loop = asyncio.get_running_loop()
-        since, wait_s = loop.time(), self._busy_wait_s
+        since = loop.time()
 
         def attempt() -> Awaitable[Verdict]:
-            easings = int((loop.time() - since) / wait_s * EASINGS)
-            return self._ledger.reserve(replace(ask, need_nano=ample_nano(bounds, easings)) if easings else ask)
+            waited_ms = int((loop.time() - since) * 1000)
+            return self._ledger.reserve(replace(ask, need_nano=ample_nano(bounds, waited_ms, self._busy_wait_ms)))
 
-        return await self._lines.wait(ahead, wait_s, attempt, _is_busy)
+        return await self._lines.wait(ahead, self._busy_wait_ms / 1000, attempt, _is_busy)
 
     # --- settlement ---
 
