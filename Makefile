@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types bench ci clean
+.PHONY: help run demo test lint types bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ types: $(VENV)/installed-dev ## Check the types
 
 bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/installed-dev ## Break everything at random for SECONDS=180; then the books have to balance (needs redis)
+	@$(BIN)/python -m bench.soak
 
 ci: ## Do what the continuous integration does
 	.ci/run
