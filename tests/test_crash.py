@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from tests.support import certificates, redis_server
-from tests.support.gate import ROOT, gate_processes, simulated, until
+from tests.support.gate import ROOT, WAIT_S_MAX, gate_processes, simulated, until
 from tests.support.hashes import fields, happened, held_nano, spent_nano
 from tests.support.pipes import link_to
 from tests.support.redis_groups import node
@@ -197,7 +197,14 @@ async def says(tmp_path: Path, url: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, told = await process.communicate()
+    try:
+        async with asyncio.timeout(2 * WAIT_S_MAX):
+            _, told = await process.communicate()
+    finally:
+        # One that serves after all is a failure, not a process that stays.
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode or 0, told.decode()
 
 

@@ -5,7 +5,7 @@ import contextlib
 import ssl
 from typing import Final
 
-LISTEN_S: Final = 2
+LISTEN_S: Final = 5
 """How long a port may take to say what it is."""
 
 
