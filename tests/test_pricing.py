@@ -232,7 +232,12 @@ def test_a_cap_of_the_callers_is_kept_unless_told_otherwise() -> None:
     kept = quote(price, a_call(output_tokens_asked=700), 300)
     assert (kept.floor_nano, kept.need_nano, kept.want_nano, kept.cappable) == (700, 700, 700, False)
     lowered = quote(price, a_call(output_tokens_asked=700), 300, output_cap="always")
-    assert (lowered.floor_nano, lowered.need_nano, lowered.want_nano, lowered.cappable) == (OUTPUT_MIN_TOKENS, 300, 700, True)
+    assert (lowered.floor_nano, lowered.need_nano, lowered.want_nano, lowered.cappable) == (
+        OUTPUT_MIN_TOKENS,
+        300,
+        700,
+        True,
+    )
     never = quote(price, a_call(), 300, output_cap="never")
     assert (never.floor_nano, never.need_nano, never.want_nano, never.cappable) == (1000, 1000, 1000, False)
 
