@@ -64,6 +64,8 @@ class Call(Struct, frozen=True, gc=False):
     """How many of `input_tokens_max` come from text, and would be fewer if counted exactly."""
     output_tokens_asked: int | None
     """The output cap that the caller set for one answer, in tokens; None if it set none."""
+    output_tokens_beside: int = 0
+    """Tokens of one answer that may be billed as output whatever its cap says."""
     answers: int = 1
     """How many answers are generated and billed (`n` or `best_of`, times the number of prompts)."""
     produces_output: bool = True

@@ -378,7 +378,8 @@ def quote(
         input_priced += _fees_nano(price, call.fees) * TOKENS_PER_PRICE
 
     asked = call.output_tokens_asked
-    most = (asked or price.output_tokens_max) if call.produces_output else 0
+    beside = call.output_tokens_beside
+    most = (asked or price.output_tokens_max) + beside if call.produces_output else 0
     cappable = call.produces_output and (output_cap == "always" or (output_cap == "when_unset" and asked is None))
     per_token = output_price if call.answers == 1 else output_price * call.answers
     input_nano, want_nano = cost_nano(input_priced), cost_nano(input_priced + per_token * most)
@@ -386,9 +387,9 @@ def quote(
     if cappable:
         # An output cap is bought with what a grant leaves above the rounded price of the input, so the lower bounds
         # round input and output apart: a grant of `floor_nano` always buys `output_min_tokens`.
-        least_nano = typical_nano = input_nano + cost_nano(per_token * output_min_tokens)
+        least_nano = typical_nano = input_nano + cost_nano(per_token * (output_min_tokens + beside))
         if typical_output_tokens > output_min_tokens:
-            typical_nano = input_nano + cost_nano(per_token * typical_output_tokens)
+            typical_nano = input_nano + cost_nano(per_token * (typical_output_tokens + beside))
         if least_nano < want_nano:
             floor_nano = least_nano
         if typical_nano < want_nano:

@@ -133,7 +133,8 @@ class ChatCompletions:
             stream=stream,
             input_tokens_max=text_tokens + found.media_tokens,
             text_bytes=text_tokens,
-            output_tokens_asked=_asked(document, (MAX_COMPLETION_TOKENS, MAX_TOKENS), predicted),
+            output_tokens_asked=_asked(document, (MAX_COMPLETION_TOKENS, MAX_TOKENS)),
+            output_tokens_beside=predicted,
             answers=answers,
             input_audio=found.audio,
             input_images=found.images,
@@ -179,7 +180,7 @@ class Completions:
             stream=stream,
             input_tokens_max=tokens_max,
             text_bytes=tokens_max,
-            output_tokens_asked=_asked(document, (MAX_TOKENS,), 0),
+            output_tokens_asked=_asked(document, (MAX_TOKENS,)),
             answers=_answers(document) * prompts,
             service_tier=fields.read_service_tier(document),
         )
@@ -220,7 +221,7 @@ def _prompts_tokens_max(body: bytes, document: dict[str, Any]) -> int:
     return len(body) + REPLY_TOKENS + (0 if document.keys() <= fields.SHOWN_AS_SENT else _notation_tokens(body))
 
 
-def _asked(document: dict[str, Any], names: tuple[str, ...], unseen_tokens: int) -> int | None:
+def _asked(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The output cap to hold for: the largest of those that the endpoint may obey, None if none is set.
 
     Every cap is validated, also one that the endpoint ignores, because another server may not.
@@ -230,13 +231,12 @@ def _asked(document: dict[str, Any], names: tuple[str, ...], unseen_tokens: int)
     if len(names) == 2 and not (MAX_COMPLETION_TOKENS in document and MAX_TOKENS in document):
         # The usual case, of a chat with one of them.
         name = MAX_TOKENS if MAX_TOKENS in document else MAX_COMPLETION_TOKENS
-        asked = fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX)
-        return asked + unseen_tokens if asked is not None else None
+        return fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX)
     caps = {
         name: fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX) for name in (MAX_COMPLETION_TOKENS, MAX_TOKENS)
     }
     obeyed = [cap for name in names if (cap := caps[name]) is not None]
-    return max(obeyed) + unseen_tokens if obeyed else None
+    return max(obeyed) if obeyed else None
 
 
 def _answers(document: dict[str, Any]) -> int:
