@@ -27,6 +27,7 @@ EVENTS_BYTES_MAX: Final = 64 * 1024
 OUTPUT_SEEN_BYTES_MAX: Final = 256 * 1024
 """How much generated text of one answer is kept to be counted."""
 
+_JSON: Final = "application/json"
 _USAGE: Final = b'"usage"'
 _NULL_USAGE: Final = b'"usage":null'
 _NULL_USAGE_MEMBER: Final = b"," + _NULL_USAGE
@@ -50,12 +51,12 @@ def meter(expected: Expected, status: int, content_type: str) -> Meter:
     """The meter for an answer. `stream: true` may be answered with JSON, and a stream come without a content type."""
     if not 200 <= status < 300:
         return UnmeteredBody()
-    if content_type == "application/json":
+    if content_type == _JSON:
         return BodyMeter(expected)
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/event-stream":
         return StreamMeter(expected)
-    if media_type == "application/json" or not expected.streamed:
+    if media_type == _JSON or not expected.streamed:
         return BodyMeter(expected)
     return UnlabelledMeter(expected)
 
@@ -110,31 +111,42 @@ class BodyMeter:
 
     def __init__(self, expected: Expected) -> None:
         self._expected = expected
-        self._kept = bytearray()
+        self._kept: bytes | bytearray = b""
         # The vectors of embeddings are large, and there is no text in them that would have to be counted.
         self._kept_max = BODY_BYTES_MAX if expected.produces_output else PARSE_AT_ONCE_BYTES
         self._bytes_seen = 0
         self._finished = False
 
     def feed(self, chunk: bytes) -> bytes:
-        kept = self._kept
+        if self._kept or len(chunk) > self._kept_max:
+            self._gather(chunk)
+        else:
+            self._kept = chunk  # nearly always there is no other: it is not copied
         self._bytes_seen += len(chunk)
+        return chunk
+
+    def _gather(self, chunk: bytes) -> None:
+        kept = self._kept
+        if type(kept) is not bytearray:
+            kept = self._kept = bytearray(kept)
         kept += chunk
         if len(kept) > self._kept_max:
             del kept[:-TAIL_BYTES]
             self._kept_max = PARSE_AT_ONCE_BYTES
-        return chunk
 
     def finish(self) -> bytes:
         self._finished = True
         return b""
 
     def reading(self) -> Reading:
-        expected = self._expected
-        if self._finished and expected.produces_output and self._bytes_seen == len(self._kept):
-            usage = read_usage_of(bytes(self._kept), expected.fees)
-            if usage is not None and usage.output_tokens:
+        if self._finished and self._bytes_seen == len(self._kept) <= PARSE_AT_ONCE_BYTES:
+            usage = read_usage_of(self._kept, self._expected.fees)
+            if usage is not None and (usage.output_tokens or not self._expected.produces_output):
                 return Reading(usage, True, "", 0)
+        return self._reading_of_all()
+
+    def _reading_of_all(self) -> Reading:
+        """What an answer tells whose usage alone does not: its text is looked at, or of a long one its end."""
         answer = self._answer() if self._finished else None
         usage = read_usage(answer, self._expected.fees) if answer is not None else None
         if not self._expected.produces_output:
