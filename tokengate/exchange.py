@@ -216,8 +216,10 @@ def _answer_head(
     """
     head = passed_headers(response.headers, given)
     head.append((b"x-tokengate-request-id", ticket.hold_id.encode()))
-    streaming = content_type.startswith(_EVENT_STREAM) or (
-        ticket.call.stream and response.status < 300 and not content_type.startswith("application/json")
+    status = response.status
+    streaming = status not in BODYLESS and (
+        content_type.startswith(_EVENT_STREAM)
+        or (ticket.call.stream and status < 300 and not content_type.startswith("application/json"))
     )
     if streaming:
         head.append((b"x-tokengate-held-usd", format_usd(ticket.grant_nano).encode()))

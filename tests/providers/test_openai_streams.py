@@ -334,3 +334,20 @@ def test_the_official_sdk_sees_through_the_meter_what_it_sees_without_it() -> No
     passed, _ = run(streamed(), in_pieces(STREAM_TOOLS, 333))
     assert seen(passed) == seen(STREAM_TOOLS_UNASKED)
     assert seen(passed) != seen(STREAM_TOOLS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_document_that_is_called_a_stream_is_not_free(stream: bool) -> None:
+    document = orjson.dumps({"model": "m", "choices": [{"message": {"content": "x" * 100}}]})
+    reading = meters.meter(meters.Expected(streamed=stream), 200, "text/event-stream")
+    reading.feed(document)
+    reading.finish()
+    assert reading.reading().output_bytes_seen >= 100
+
+
+@pytest.mark.parametrize("line", [b": ping", b"event: x", b"id: 1", b"retry: 5", b"data:", b"data", b"\xef\xbb\xbf: x"])
+def test_what_an_event_stream_has_besides_its_data_is_free(line: bytes) -> None:
+    reading = meters.meter(meters.Expected(streamed=True), 200, "text/event-stream")
+    reading.feed(line + b"\n\n")
+    reading.finish()
+    assert reading.reading().output_bytes_seen == 0

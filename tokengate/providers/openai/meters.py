@@ -6,6 +6,7 @@ taken out again, so that the client receives what it would have received without
 incomplete event held back; a complete one passes at once. Nothing here decodes compression or raises.
 """
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -33,6 +34,8 @@ _NULL_USAGE: Final = b'"usage":null'
 _NULL_USAGE_MEMBER: Final = b"," + _NULL_USAGE
 _DONE: Final = b"[DONE]"
 _GZIP: Final = b"\x1f\x8b"
+_LINE: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry)(?::|$))")
+"""A line of an event stream: a comment, or one of its fields."""
 
 
 class Expected(Struct, frozen=True, gc=False):
@@ -55,7 +58,7 @@ def meter(expected: Expected, status: int, content_type: str) -> Meter:
         return BodyMeter(expected)
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/event-stream":
-        return StreamMeter(expected)
+        return StreamMeter(expected) if expected.streamed else UnlabelledMeter(expected)
     if media_type == _JSON or not expected.streamed:
         return BodyMeter(expected)
     return UnlabelledMeter(expected)
@@ -296,6 +299,7 @@ class StreamMeter:
                 continue
             data = event.data
             if not data:
+                self._bytes_seen += _stray_bytes(event.raw)
                 continue
             answer = _parse(data)
             text = generated_text(answer).encode() if answer is not None else data
@@ -305,6 +309,11 @@ class StreamMeter:
             self._bytes_seen += len(text)
         self._events.clear()
         self._events_bytes = 0
+
+
+def _stray_bytes(raw: bytes) -> int:
+    """The bytes of lines that no event stream has, such as those of a document that is called one."""
+    return sum(len(line) for line in raw.splitlines() if line and not _LINE.match(line))
 
 
 def _without_null_usage(raw: bytes) -> bytes:
