@@ -28,17 +28,23 @@ THINKS_S_MAX: Final = 0.04
 TAIL_BYTES: Final = 600
 """How much of an answer's end is looked at for its error."""
 
+HUGE_USAGE: Final = "huge_usage:3000"
+HUGE_ANSWER: Final = "huge_answer:1,tokens_per_second:0"
+BEYOND_THE_REQUEST: Final = frozenset({HUGE_USAGE, HUGE_ANSWER})
+"""The provider bills more than the request allows. Whoever leaves before it is said cannot know, nor can the gate: no
+hold is large enough. So their answers are read to the end."""
+
 FAULTS: Final = (
     "rate_limited:0", "server_error:500", "server_error:503", "bad_request", "error_as_events", "slow_headers:300",
     "hang_before_headers", "hang_midway", "hang_midway:40", "reset_before_headers", "reset_midway", "reset_midway:30",
-    "error_midway", "truncated_json", "no_usage", "null_usage", "zero_usage", "huge_usage:3000", "negative_usage",
+    "error_midway", "truncated_json", "no_usage", "null_usage", "zero_usage", HUGE_USAGE, "negative_usage",
     "text_usage", "cumulative_usage", "zero_usage_on_chunks", "usage_on_finish", "gzip", "content_type",
-    "no_content_type", "no_done", "garbage_after_done", "huge_answer:1", "json_for_stream",
+    "no_content_type", "no_done", "garbage_after_done", HUGE_ANSWER, "json_for_stream",
 )  # fmt: skip
 """Every fault that the simulated provider knows but `other_model`, for which its books have no price by caller."""
 
-RARE: Final = frozenset({"huge_answer:1"})
-"""Takes the budgets of hundreds of calls at once."""
+RARE: Final = frozenset({HUGE_ANSWER})
+"""Takes the budgets of thousands of calls at once."""
 
 LONG_PROMPT: Final = "Say something about gates, walls, bridges and towers. " * 60
 """Above what is priced by its bytes alone, so that the tokenizer is at work from the beginning."""
@@ -94,7 +100,9 @@ def _conduct(kind: Kind, random: Random) -> tuple[str, str, bool]:
     if kind is Kind.LEFT:
         return "", manner, True
     fault = random.choice(FAULTS) if random.random() < 0.6 else ""
-    return "" if fault in RARE and random.random() < 0.9 else fault, manner, random.random() < 0.6
+    if fault in RARE and random.random() < 0.9:
+        fault = ""
+    return fault, "reads" if fault in BEYOND_THE_REQUEST else manner, random.random() < 0.6
 
 
 def _request(port: int, session: str, random: Random, fault: str, *, stream: bool) -> bytes:
