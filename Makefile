@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types bench soak ci clean
+.PHONY: help run demo test lint types audit bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ lint: $(VENV)/installed-dev ## Check style and the import contracts
 
 types: $(VENV)/installed-dev ## Check the types
 	$(BIN)/mypy
+
+audit: $(VENV)/installed-dev ## Check that no dependency is missing, in conflict or withdrawn
+	@$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
 	@$(BIN)/python -m bench $(ARGS)
