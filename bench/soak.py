@@ -8,7 +8,9 @@ lived through it all is no larger than before. `SECONDS` (180) and `SEED` are ta
 
 import asyncio
 import contextlib
+import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +56,8 @@ BUDGET_NANO: Final = 15_000_000
 """Some 120 answers."""
 LEASE_S: Final = 5
 SETTLED_S_MAX: Final = 40.0
+OVERTIME_S_MAX: Final = 120
+"""How much longer than it loads the whole of it may take."""
 WARM: Final = 0.3
 """The part of the time after which the gate is taken to be as large as it should be."""
 GROWTH_MAX: Final = 1.10
@@ -296,9 +300,16 @@ def soak(seconds: float, seed: int) -> list[Figure]:
     ]
 
 
+def _took_too_long(_signal: int, _frame: object) -> None:
+    faulthandler.dump_traceback(all_threads=True)
+    raise BenchError("the soak did not come to its end; where it was is above")
+
+
 def main() -> int:
     stay_off_the_gates_core()
     seconds, seed = float(os.environ.get("SECONDS", SECONDS)), int(os.environ.get("SEED", int(time.time()) % 100_000))
+    signal.signal(signal.SIGALRM, _took_too_long)
+    signal.alarm(int(seconds) + OVERTIME_S_MAX)
     figures = soak(seconds, seed)
     show("soak", figures)
     return int(any(figure.met is False for figure in figures))
