@@ -114,7 +114,7 @@ class TestCommands:
 
     def test_make_alone_lists_its_targets(self) -> None:
         shown_words = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for target in ("run", "demo", "test", "lint", "types", "bench", "ci", "clean"):
+        for target in ("run", "demo", "test", "lint", "types", "bench", "soak", "ci", "clean"):
             assert f"make {target} " in shown_words
 
     def test_tokengate(
