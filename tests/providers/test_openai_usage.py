@@ -38,7 +38,30 @@ answers = st.fixed_dictionaries(
 @given(answers)
 def test_quick_and_thorough_agree(answer: dict[str, Any]) -> None:
     quick = read_usage_of(json.dumps(answer).encode(), ())
-    assert quick == read_usage(answer, ())
+    if quick is not None:
+        assert quick == read_usage(answer, ())
+
+
+believed = st.integers(0, 2**31 - 1)
+
+
+@given(
+    st.integers(1, 2**31 - 1),
+    believed,
+    st.dictionaries(st.sampled_from(["cached_tokens", "audio_tokens", "image_tokens"]), st.none() | believed),
+    st.dictionaries(st.sampled_from(["reasoning_tokens", "audio_tokens"]), st.none() | believed),
+    st.sampled_from(["default", "priority", None]),
+)
+def test_whatever_can_be_believed_is_read_quickly(
+    prompt: int, completion: int, read: dict[str, Any], generated: dict[str, Any], tier: str | None
+) -> None:
+    usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 0}
+    usage |= {"prompt_tokens_details": read, "completion_tokens_details": generated}
+    answer = {"model": "m", "choices": [{"text": "é"}], "service_tier": tier, "usage": usage}
+    fees = (("web_search", 1),)
+    quick = read_usage_of(json.dumps(answer, ensure_ascii=False).encode(), fees)
+    assert quick is not None
+    assert quick == read_usage(answer, fees)
 
 
 @pytest.mark.parametrize(

@@ -107,21 +107,16 @@ class UnlabelledMeter:
         return (self._meter or StreamMeter(self._expected)).reading()
 
 
-class BodyMeter:
+class BodyMeter(Struct, gc=False):
     """An answer that is one JSON document."""
 
-    __slots__ = ("_bytes_seen", "_expected", "_finished", "_kept", "_kept_max")
-
-    def __init__(self, expected: Expected) -> None:
-        self._expected = expected
-        self._kept: bytes | bytearray = b""
-        # The vectors of embeddings are large, and there is no text in them that would have to be counted.
-        self._kept_max = BODY_BYTES_MAX if expected.produces_output else PARSE_AT_ONCE_BYTES
-        self._bytes_seen = 0
-        self._finished = False
+    _expected: Expected
+    _kept: bytes | bytearray = b""
+    _bytes_seen: int = 0
+    _finished: bool = False
 
     def feed(self, chunk: bytes) -> bytes:
-        if self._kept or len(chunk) > self._kept_max:
+        if self._kept or len(chunk) > PARSE_AT_ONCE_BYTES:
             self._gather(chunk)
         else:
             self._kept = chunk  # nearly always there is no other: it is not copied
@@ -132,10 +127,11 @@ class BodyMeter:
         kept = self._kept
         if type(kept) is not bytearray:
             kept = self._kept = bytearray(kept)
+        # The vectors of embeddings are large, and there is no text in them that would have to be counted.
+        wanted = self._expected.produces_output and self._bytes_seen == len(kept)
         kept += chunk
-        if len(kept) > self._kept_max:
+        if len(kept) > (BODY_BYTES_MAX if wanted else PARSE_AT_ONCE_BYTES):
             del kept[:-TAIL_BYTES]
-            self._kept_max = PARSE_AT_ONCE_BYTES
 
     def finish(self) -> bytes:
         self._finished = True

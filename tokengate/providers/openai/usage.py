@@ -6,9 +6,9 @@ accepted or rejected, of `completion_tokens`. Figures that cannot be true are no
 negative number, a text or no prompt at all is treated as one that reports nothing.
 """
 
-from typing import Any, Final, TypeGuard
+from typing import Annotated, Any, Final, TypeGuard
 
-from msgspec import MsgspecError, Struct
+from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 
 from tokengate.domain import Usage
@@ -16,21 +16,9 @@ from tokengate.domain import Usage
 TOKENS_REPORTED_MAX: Final = 2**31 - 1
 """No call uses more; a larger figure is a fault of the server."""
 
-_NO_DETAILS: Final[dict[str, Any]] = {}
 _NOT_TEXT: Final = frozenset(
     {"role", "id", "type", "index", "data", "expires_at", "annotations", "logprobs", "finish_reason"}
 )
-
-
-class _Report(Struct, gc=False):
-    """The members of an answer that tell what it used, whatever their types."""
-
-    usage: Any = None
-    model: Any = None
-    service_tier: Any = None
-
-
-_decode_report: Final = Decoder(_Report).decode
 
 
 def read_usage(answer: dict[str, Any], fees: tuple[tuple[str, int], ...]) -> Usage | None:
@@ -40,35 +28,17 @@ def read_usage(answer: dict[str, Any], fees: tuple[tuple[str, int], ...]) -> Usa
         answer: the parsed JSON.
         fees: separately billed calls that the request makes, which the answer does not report.
     """
-    return _usage(answer.get("usage"), answer.get("model"), answer.get("service_tier"), fees)
-
-
-def read_usage_of(content: bytes | bytearray, fees: tuple[tuple[str, int], ...]) -> Usage | None:
-    """What `read_usage` finds in the bytes of a whole answer; None also if they are no JSON object.
-
-    What was generated is by far the most of an answer and is only passed over: its grammar is checked, nothing is made
-    of it.
-    """
-    try:
-        report = _decode_report(content)
-    except (MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return _usage(report.usage, report.model, report.service_tier, fees)
-
-
-def _usage(usage: Any, model: Any, tier: Any, fees: tuple[tuple[str, int], ...]) -> Usage | None:  # noqa: ANN401
+    usage = answer.get("usage")
     if type(usage) is not dict:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if not _is_count(prompt) or not _is_count(completion) or prompt == 0:
         return None
+    model, tier = answer.get("model"), answer.get("service_tier")
     model, tier = model if type(model) is str else "", tier if type(tier) is str else ""
-    read = usage.get("prompt_tokens_details") or _NO_DETAILS
-    generated = usage.get("completion_tokens_details") or _NO_DETAILS
+    read, generated = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
     if type(read) is not dict or type(generated) is not dict:
         return None
-    if not any(read.values()) and not any(generated.values()):
-        return Usage(prompt, completion, 0, 0, 0, 0, 0, 0, 0, model, tier, fees)
     details: tuple[Any, ...] = (
         read.get("cached_tokens") or 0,
         read.get("cache_write_tokens") or 0,
@@ -98,6 +68,69 @@ def _usage(usage: Any, model: Any, tier: Any, fees: tuple[tuple[str, int], ...])
 
 def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= TOKENS_REPORTED_MAX
+
+
+_Count = Annotated[int, Meta(ge=0, le=TOKENS_REPORTED_MAX)]
+
+
+class _InputDetails(Struct, gc=False):
+    cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    image_tokens: _Count | None = None
+
+
+class _OutputDetails(Struct, gc=False):
+    audio_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
+class _Reported(Struct, gc=False):
+    prompt_tokens: Annotated[int, Meta(ge=1, le=TOKENS_REPORTED_MAX)]
+    completion_tokens: _Count = 0
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _Answer(Struct, gc=False):
+    """The members of an answer that tell what it used. Of the others, by far the most, the grammar is checked."""
+
+    usage: _Reported
+    model: str = ""
+    service_tier: str | None = None
+
+
+_decode_answer: Final = Decoder(_Answer).decode
+_NO_INPUT_DETAILS: Final = _InputDetails()
+_NO_OUTPUT_DETAILS: Final = _OutputDetails()
+
+
+def read_usage_of(content: bytes | bytearray, fees: tuple[tuple[str, int], ...]) -> Usage | None:
+    """What `read_usage` finds in the bytes of a whole answer, without making objects of the rest of it.
+
+    None if the answer is not of the usual shape, or has no usage or none that can be believed: then it must be parsed.
+    """
+    try:
+        answer = _decode_answer(content)
+    except (MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = answer.usage
+    read = usage.prompt_tokens_details or _NO_INPUT_DETAILS
+    generated = usage.completion_tokens_details or _NO_OUTPUT_DETAILS
+    return Usage(  # by position, as it is made for every call
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        read.cached_tokens or 0,
+        read.cache_write_tokens or 0,
+        0,
+        read.audio_tokens or 0,
+        read.image_tokens or 0,
+        generated.audio_tokens or 0,
+        generated.reasoning_tokens or 0,
+        answer.model,
+        answer.service_tier or "",
+        fees,
+    )
 
 
 def generated_text(answer: dict[str, Any]) -> str:
