@@ -18,7 +18,7 @@ from tests.support.gate import INPUT_NANO, KEY, OUTPUT_NANO, ROOT, Process, gate
 from tests.support.hashes import fields, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, chat, client, fixed, headers, parsed, scene
-from tests.support.servers import Conversation, RawServer, raw_server
+from tests.support.servers import Conversation, RawServer, free_port, raw_server
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[%b]%b}\n\n'
 PIECE = EVENT % (b'{"index":0,"delta":{"content":" gate"},"finish_reason":null}', b"")
@@ -228,6 +228,43 @@ for log in (structlog.get_logger(), logging.getLogger("uvicorn.error")):
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["a failure"] * 2
     assert done.stdout.count("what went wrong") == 2
     assert "sk-1234" not in done.stdout
+
+
+async def test_the_status_port_tells_of_the_process_and_serves_no_calls(store: Server) -> None:
+    port = free_port()
+    async with (
+        serving(Slow(), store, status_port=port) as (_, gate, http),
+        client(f"http://127.0.0.1:{port}") as monitor,
+    ):
+        for path in ("/livez", "/readyz", "/health"):
+            assert (await monitor.get(path)).json()["status"] == "ok"
+        for path in ("/tokengate/budget", "/v1/models", CHAT, "/"):
+            assert (await monitor.get(path)).status_code == 404
+        assert (await monitor.post(CHAT, content=chat())).status_code == 404
+        async with http.stream("POST", CHAT, content=chat(stream=True)) as response:
+            assert response.status_code == 200
+            gate.signal(signal.SIGTERM)
+            await refuses_connections(gate)
+            assert (await monitor.get("/readyz")).status_code == 503
+            assert (await monitor.get("/livez")).status_code == 200
+            gate.signal(signal.SIGTERM)
+        assert await gate.ended() == 0
+
+
+async def test_a_status_port_that_is_taken_is_told(store: Server) -> None:
+    async with raw_server(Slow()) as other:
+        port = other.url.rpartition(":")[2]
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "tokengate", "serve", "--port", str(free_port())],
+            env={"STATUS_PORT": port, "REDIS_URL": store.url, "PATH": ""},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert ran.returncode == 1
+    assert f"cannot listen on 0.0.0.0:{port}" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_sidecar_loads_only_what_it_needs_before_its_first_request() -> None:

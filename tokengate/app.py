@@ -30,7 +30,7 @@ from tokengate.proxy import Bounds, Proxy, Upstream
 from tokengate.resources import pricing_file
 from tokengate.session import Identity
 from tokengate.settings import Settings
-from tokengate.status import Status
+from tokengate.status import Status, not_found
 from tokengate.store import Store, StoreError, inspect, open_store
 from tokengate.telemetry import Telemetry, write_stdout
 from tokengate.tokens import Tokenizer
@@ -60,6 +60,13 @@ class App:
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": Reason.ENDPOINT_NOT_METERED.value})
+
+    async def observe(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Serve one request on STATUS_PORT: what monitors ask of the process. No calls, and nothing of a session."""
+        if scope["type"] == "http" and scope["path"] in Status.PROCESS_PATHS:
+            await self.status(scope, receive, send)
+        elif scope["type"] == "http":
+            await not_found(send)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -29,6 +29,7 @@ import uvloop
 
 from tokengate import __version__
 from tokengate.app import App, load_prices, open_app
+from tokengate.inbound import ASGIApp
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTableError
 from tokengate.settings import Settings, SettingsError, load
@@ -47,6 +48,8 @@ SIMULATED_PORT: Final = 8001
 """Where the simulated provider listens, if that port is free; else on any that is."""
 
 SIMULATED_GRACE_S: Final = 1
+
+STATUS_GRACE_S: Final = 1
 
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 """A request makes hundreds of objects and no cycles: Python's own thresholds would look for some twice a request."""
@@ -75,21 +78,9 @@ async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) 
         if simulate:
             settings = settings.model_copy(update={"openai_base_url": await stack.enter_async_context(_simulated())})
         app = await stack.enter_async_context(open_app(settings, role, owner))
-        config = uvicorn.Config(
-            app,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-        )
-        server = Server(config)
+        if settings.status_port is not None:
+            await stack.enter_async_context(_observed(app, settings.status_port))
+        server = Server(_config(app, settings.shutdown_grace_s))
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -107,6 +98,35 @@ async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) 
             _say(_guide(settings, simulate=simulate))
         await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+def _config(app: ASGIApp, grace_s: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=grace_s,
+    )
+
+
+@asynccontextmanager
+async def _observed(app: App, port: int) -> AsyncIterator[None]:
+    """What monitors ask, on a port of its own, for as long as the gate serves: also while it drains."""
+    server = Server(_config(app.observe, STATUS_GRACE_S))
+    serving = asyncio.create_task(server.serve(sockets=[_listen_everywhere(port)]))
+    try:
+        yield
+    finally:
+        server.stop()
+        await serving
 
 
 @asynccontextmanager
@@ -172,6 +192,16 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
     listener.listen(BACKLOG_MAX)
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    """On every address of this machine, of both families where it has both: a kubelet may come by either."""
+    try:
+        listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG_MAX, dualstack_ipv6=True)
+    except (OSError, ValueError):
+        return _listen("0.0.0.0", port)  # noqa: S104 - where there is no IPv6; the reason, if it is another one, is told
     listener.setblocking(False)
     return listener
 

@@ -141,6 +141,7 @@ RedisUrl = Annotated[
     AfterValidator(_redis_url),
     Allowed("a URL with redis://, rediss://, unix://, redis[s]+sentinel:// or redis[s]+cluster://"),
 ]
+OptionalPort = Annotated[int | None, Field(ge=1, le=PORT_MAX)]
 Host = Annotated[str, AfterValidator(_host), Allowed("an address or a host name"), Field(min_length=1)]
 Timezone = Annotated[
     str, AfterValidator(_timezone), Allowed("a name of the IANA time zone database, like UTC or Europe/Berlin")
@@ -170,6 +171,7 @@ class Settings(BaseSettings):
 
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
+    status_port: OptionalPort = None
     tenant: Name = DEFAULT_TENANT
     agent: OptionalName = ""
     session_id: OptionalName = ""

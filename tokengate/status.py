@@ -31,7 +31,9 @@ Outage = Callable[[], dict[str, Any]]
 class Status:
     """See the module."""
 
-    PATHS: Final = frozenset({"/livez", "/readyz", "/health", "/tokengate/budget"})
+    PROCESS_PATHS: Final = frozenset({"/livez", "/readyz", "/health"})
+    """What is about the process alone, and may be served where calls are not."""
+    PATHS: Final = PROCESS_PATHS | {"/tokengate/budget"}
 
     def __init__(
         self,
@@ -122,6 +124,11 @@ def budget(state: ScopeState) -> dict[str, Any]:
         "resets_at": timestamp(state.resets_at_ms) if state.resets_at_ms is not None else None,
         "frozen": state.frozen,
     }
+
+
+async def not_found(send: Send) -> None:
+    """Answer that there is no such endpoint here."""
+    await _reply(send, 404, {"error": {"message": "There is no such endpoint on this port."}})
 
 
 async def _reply(send: Send, status: int, fields: dict[str, Any]) -> None:
