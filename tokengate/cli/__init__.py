@@ -17,7 +17,7 @@ from tokengate import __version__
 from tokengate.cli import pricing
 
 if TYPE_CHECKING:
-    from tokengate.control import Control
+    from tokengate.control.local import LocalControl
     from tokengate.ledger import ScopeState
     from tokengate.settings import Loaded
 
@@ -182,7 +182,7 @@ def _name(session: str) -> str:
     return session
 
 
-def _with_control(act: "Callable[[Control], Awaitable[T]]") -> T:
+def _with_control(act: "Callable[[LocalControl], Awaitable[T]]") -> T:
     from tokengate.ledger import LedgerError
     from tokengate.store import StoreError
 
@@ -197,16 +197,16 @@ def _with_control(act: "Callable[[Control], Awaitable[T]]") -> T:
 
 
 @asynccontextmanager
-async def _control() -> "AsyncIterator[Control]":
+async def _control() -> "AsyncIterator[LocalControl]":
     from tokengate.app import open_ledger, policy_of
-    from tokengate.control import Control
+    from tokengate.control.local import LocalControl
     from tokengate.store import open_store
 
     settings = _settings().settings
     store = await open_store(settings)
     try:
         async with open_ledger(settings, store, owner="cli") as ledger:
-            yield Control(ledger, policy_of(settings), settings.tenant)
+            yield LocalControl(ledger, policy_of(settings), settings.tenant)
     finally:
         await store.aclose()
 

@@ -1,6 +1,6 @@
-"""What an administrator can do, whatever they hold in their hands: a terminal, a page, an API. No HTTP, no Redis.
+"""`Control` over a ledger: what the commands use where they reach the store themselves, and what the admin API is of.
 
-Amounts are nano-USD; a session is named within the tenant that the settings name.
+No Redis here: only the protocols.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tokengate.ledger import Ledger, ScopeState
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class LocalControl:
     """The administrator's view of one tenant."""
 
     ledger: Ledger
