@@ -1,0 +1,53 @@
+"""The transcripts: what is kept is what is generated, every call in them is one that a client could make."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.transcripts.collection import GENERATED, REPETITIONS_MAX, Transcript, files, read, transcripts
+from tests.transcripts.kinds import KINDS
+from tokengate.providers import Router
+from tokengate.providers.openai import ROUTES
+
+ROUTER = Router(ROUTES)
+MADE = files()
+KEPT = transcripts()
+
+
+def lines(transcript: Transcript) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read(transcript.path).splitlines()]
+
+
+def test_what_is_kept_is_what_is_generated() -> None:
+    assert {path.name for path in GENERATED.iterdir()} == MADE.keys()
+    for name, text in MADE.items():
+        assert read(GENERATED / name) == text, f"{name}: write it anew with python -m tests.transcripts write"
+
+
+def test_there_are_enough_of_both() -> None:
+    runaways = [each for each in KEPT if each.label["verdict"] == "runaway"]
+    assert len(runaways) >= 30
+    assert len(KEPT) - len(runaways) >= 60
+
+
+def test_another_seed_is_another_transcript_of_the_same_kind() -> None:
+    for kind in KINDS.values():
+        first, second = kind.tape(0), kind.tape(1)
+        assert first.text() != second.text(), kind.name
+        assert first.repetition >= REPETITIONS_MAX if kind.runaway else first.repetition == 0, kind.name
+
+
+@pytest.mark.parametrize("transcript", KEPT, ids=lambda each: each.name)
+def test_every_call_is_one_that_the_gate_would_take(transcript: Transcript) -> None:
+    calls = lines(transcript)
+    assert [call["timestamp"] for call in calls] == sorted(call["timestamp"] for call in calls)
+    for call in calls:
+        route = ROUTER.match("POST", call.get("url", "/v1/chat/completions"))
+        assert route is not None
+        assert route.endpoint is not None
+        parsed = route.endpoint.parse(json.dumps(call["body"]).encode()).call
+        # A usage beyond what the body can hold would be no transcript but a tale.
+        assert call.get("usage", {}).get("prompt_tokens", 0) <= parsed.input_tokens_max
+    frozen_by = transcript.label.get("frozen_by_call")
+    assert frozen_by is None or frozen_by <= len(calls)
