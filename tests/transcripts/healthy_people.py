@@ -102,16 +102,17 @@ def voice_assistant(tape: Tape) -> None:
 def heartbeat_every_minute(tape: Tape) -> None:
     """A monitor asks the same once a minute for forty minutes, to see whether the model answers."""
     for _ in range(40):
-        once(tape, "", "ping", "pong", took_s=0.5)
-        tape.wait(59.5)
+        began = tape.now_ms
+        once(tape, "", "ping", "pong", took_s=tape.random.uniform(0.3, 1.5))
+        tape.wait((began + 60_000 - tape.now_ms) / 1000)
 
 
 @healthy
 def heartbeat_every_half_minute(tape: Tape) -> None:
     """A monitor asks the same every thirty seconds."""
     for _ in range(40):
-        once(tape, "", "ping", "pong", took_s=0.5, members={"max_tokens": 1})
-        tape.wait(29.5)
+        once(tape, "", "ping", "pong", took_s=tape.random.uniform(0.3, 1.5), members={"max_tokens": 1})
+        tape.wait(29, 30)
 
 
 @healthy
