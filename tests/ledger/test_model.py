@@ -126,6 +126,16 @@ class Machine(RuleBasedStateMachine):
         self.debt = True  # a cap below what is spent already is somebody's will
         self.both(lambda ledger: ledger.set_budget(session_limit(self.policy, session).scope, cap))
 
+    @rule(session=st.sampled_from(SESSIONS), for_ms=st.one_of(st.none(), st.integers(1, 60_000)))
+    def freeze(self, session: Session, for_ms: int | None) -> None:
+        scope = session_limit(self.policy, session).scope
+        self.both(lambda ledger: ledger.freeze(scope, reason="a loop", for_ms=for_ms, by="somebody"))
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def unfreeze(self, session: Session) -> None:
+        scope = session_limit(self.policy, session).scope
+        self.both(lambda ledger: ledger.unfreeze(scope, by="somebody"))
+
     @invariant()
     def stand_alike(self) -> None:
         if not hasattr(self, "real"):

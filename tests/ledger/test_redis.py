@@ -194,6 +194,47 @@ async def test_a_freeze_by_hand_refuses_with_its_reason_until_it_is_lifted(
     assert (await ledger.reserve(ask("two"))).kind is Kind.HELD
 
 
+async def test_a_freeze_says_who_when_and_why_and_ends_by_itself_or_is_lifted(
+    ledger: RedisLedger, cli: "redis.Redis"
+) -> None:
+    scope, [limit, *_] = Scope("default", "session", "alice"), limits(POLICY, ALICE)
+    ledger.now_ms = 1_900_000_000_000
+    assert await ledger.freeze(scope, reason="under review", for_ms=60_000, by="cli:bob") is False
+    verdict = await refused(ledger)
+    assert (verdict.kind, verdict.frozen_reason, verdict.frozen_until_ms) == (
+        Kind.FROZEN,
+        "under review",
+        ledger.now_ms + 60_000,
+    )
+    state = await ledger.state(limit)
+    assert (state.frozen, state.frozen_at_ms, state.frozen_by) == (True, ledger.now_ms, "cli:bob")
+    assert set(fields(cli, "alice")) <= documented("A session, an agent, a tenant")
+    ledger.now_ms += 60_000
+    assert (await ledger.state(limit)).frozen is False
+    assert (await ledger.reserve(ask("one"))).kind is Kind.HELD
+    assert await ledger.unfreeze(scope, by="cli:bob") is False
+    assert await ledger.freeze(scope, reason="for good", for_ms=None, by="cli:bob") is False
+    assert await ledger.freeze(scope, reason="x" * 2000, for_ms=None, by="cli:eve") is True
+    assert len((await refused(ledger)).frozen_reason or "") == 1000
+    assert await ledger.unfreeze(scope, by="page:bob") is True
+    assert (await ledger.reserve(ask("two"))).kind is Kind.HELD
+    assert not [name for name in fields(cli, "alice") if name.startswith("frozen")]
+    told = [(each["kind"], each["by"], each["before"], each["after"]) for each in happened(cli)]
+    assert told == [
+        ("freeze", "cli:bob", "open", f"frozen until {ledger.now_ms}"),
+        ("freeze", "cli:bob", "open", "frozen"),
+        ("freeze", "cli:eve", "frozen", "frozen"),
+        ("unfreeze", "page:bob", "frozen", "open"),
+    ]
+    assert happened(cli)[0]["reason"] == "under review"
+
+
+async def test_a_session_may_be_frozen_before_it_is_first_seen(ledger: RedisLedger, cli: "redis.Redis") -> None:
+    await ledger.freeze(Scope("default", "session", "alice"), reason="not now", for_ms=None, by="cli")
+    assert cli.zrange("tokengate:{default}:sessions", 0, -1) == ["alice"]
+    assert (await refused(ledger)).kind is Kind.FROZEN
+
+
 async def test_a_default_is_followed_and_what_somebody_set_is_kept(ledger: RedisLedger, cli: "redis.Redis") -> None:
     scope = Scope("default", "session", "alice")
 
@@ -286,6 +327,8 @@ async def test_what_the_reference_says_a_gate_needs_is_enough(server: Server, cl
         assert (await ledger.reserve(ask("three"))).kind is Kind.EXCEEDED
         await ledger.set_budget(scope, None)
         await ledger.reset(scope)
+        await ledger.freeze(scope, reason="a loop", for_ms=1000, by="gate")
+        assert await ledger.unfreeze(scope, by="gate")
         assert (await ledger.state(limits(POLICY, ALICE)[0])).spent_nano == 0
         await ledger.ping()
     finally:

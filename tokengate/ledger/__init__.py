@@ -26,6 +26,13 @@ RENEW_BATCH_MAX: Final = 1000
 """How many leases one renewal command extends at the most."""
 
 
+REASON_CHARS_MAX: Final = 1000
+"""How much of the reason of a freeze is kept."""
+
+BY_CHARS_MAX: Final = 200
+"""How much of the name of whoever freezes is kept."""
+
+
 class LedgerError(Exception):
     """The ledger could not answer. `StoreUnavailable` is the only kind that callers tell apart."""
 
@@ -130,7 +137,11 @@ class ScopeState(Struct, frozen=True, gc=False):
     last_active_ms: int | None
     frozen: bool
     frozen_reason: str | None
+    """Why, even if the freeze is over; None if nobody ever froze it, or somebody has lifted the freeze."""
     frozen_until_ms: int | None
+    """When the freeze ends by itself; None: when somebody lifts it."""
+    frozen_at_ms: int | None
+    frozen_by: str | None
 
     @property
     def remaining_nano(self) -> int:
@@ -172,6 +183,26 @@ class Ledger(Protocol):
 
     async def reset(self, scope: Scope) -> None:
         """Start a new epoch: nothing spent, nothing held; what is still held settles in the old one."""
+        ...
+
+    async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
+        """Refuse every call of a scope for a time, or (None) until somebody lifts it; takes the place of a freeze.
+
+        A scope is looked at only if it is on the path of a call: an agent or a tenant without a limit is not.
+
+        Args:
+            scope: what is frozen; one that no call has named yet is made.
+            reason: what a refused caller is told; cut at `REASON_CHARS_MAX`.
+            for_ms: how long; at least 1.
+            by: who does it, for the record of events; cut at `BY_CHARS_MAX`.
+
+        Returns:
+            Whether it was frozen already.
+        """
+        ...
+
+    async def unfreeze(self, scope: Scope, *, by: str) -> bool:
+        """Lift a freeze; gives whether there was one that was not over."""
         ...
 
 

@@ -11,6 +11,8 @@ from typing import Final
 from tokengate.budgets import SHARE, window_start, windows
 from tokengate.domain import Limit, Scope, Standing
 from tokengate.ledger import (
+    BY_CHARS_MAX,
+    REASON_CHARS_MAX,
     SWEEP_BATCH_MAX,
     Ask,
     Kind,
@@ -45,6 +47,11 @@ class _Account:
     frozen: bool = False
     frozen_reason: str | None = None
     frozen_until_ms: int | None = None
+    frozen_at_ms: int | None = None
+    frozen_by: str | None = None
+
+    def frozen_at(self, now_ms: int) -> bool:
+        return self.frozen and (self.frozen_until_ms is None or now_ms < self.frozen_until_ms)
 
     def post(self, epoch: int, spend: int, free: int, assumed: int, overrun: int) -> None:
         if epoch == self.epoch:
@@ -90,7 +97,7 @@ class MemoryLedger:
         if session.last_active_ms is None and self._sessions() >= self.sessions_max:
             return Verdict(Kind.FULL, 0, self.now_ms, standings[0])
         for standing, account in zip(standings, rolled, strict=True):
-            if account.frozen and (account.frozen_until_ms is None or self.now_ms < account.frozen_until_ms):
+            if account.frozen_at(self.now_ms):
                 self._block(ask, session)
                 return Verdict(
                     Kind.FROZEN, 0, self.now_ms, standing, account.frozen_reason or "", account.frozen_until_ms
@@ -185,9 +192,11 @@ class MemoryLedger:
             blocked=account.blocked,
             created_ms=account.created_ms,
             last_active_ms=account.last_active_ms,
-            frozen=account.frozen and (account.frozen_until_ms is None or self.now_ms < account.frozen_until_ms),
+            frozen=account.frozen_at(self.now_ms),
             frozen_reason=account.frozen_reason,
             frozen_until_ms=account.frozen_until_ms,
+            frozen_at_ms=account.frozen_at_ms,
+            frozen_by=account.frozen_by,
         )
 
     async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
@@ -200,6 +209,25 @@ class MemoryLedger:
         account = self._accounts.setdefault(scope, _Account())
         account.previous_spent, account.previous_held = account.spent, account.held
         account.spent, account.held, account.epoch = 0, 0, account.epoch + 1
+
+    async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
+        account = self._accounts.setdefault(scope, _Account())
+        before = account.frozen_at(self.now_ms)
+        account.frozen, account.frozen_reason = True, reason[:REASON_CHARS_MAX]
+        account.frozen_until_ms = None if for_ms is None else self.now_ms + for_ms
+        account.frozen_at_ms, account.frozen_by = self.now_ms, by[:BY_CHARS_MAX]
+        if account.created_ms is None:
+            account.created_ms = account.last_active_ms = self.now_ms
+        return before
+
+    async def unfreeze(self, scope: Scope, *, by: str) -> bool:  # noqa: ARG002
+        account = self._accounts.get(scope)
+        if account is None:
+            return False
+        before = account.frozen_at(self.now_ms)
+        account.frozen, account.frozen_reason, account.frozen_until_ms = False, None, None
+        account.frozen_at_ms, account.frozen_by = None, None
+        return before
 
     def _rolled(self, limit: Limit) -> _Account:
         """A copy of the account in the period of now; only an answer that changes it is kept."""

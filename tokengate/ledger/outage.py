@@ -209,6 +209,12 @@ class OutageLedger:
     async def reset(self, scope: Scope) -> None:
         await self._inner.reset(scope)
 
+    async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
+        return await self._inner.freeze(scope, reason=reason, for_ms=for_ms, by=by)
+
+    async def unfreeze(self, scope: Scope, *, by: str) -> bool:
+        return await self._inner.unfreeze(scope, by=by)
+
     # --- the journal ---
 
     def _note(self, settlement: Settlement, *, sent: bool) -> "asyncio.Future[int]":

@@ -19,7 +19,9 @@ from msgspec import Struct
 from tokengate.budgets import SHARE, window_start, windows
 from tokengate.domain import Ending, Limit, Period, Scope, Standing
 from tokengate.ledger import (
+    BY_CHARS_MAX,
     EXPIRED_TTL_MS,
+    REASON_CHARS_MAX,
     RECORD_TTL_MS,
     RENEW_BATCH_MAX,
     SWEEP_BATCH_MAX,
@@ -96,7 +98,7 @@ class RedisLedger:
         self._retry_s = retry_ms / 1000
         self._reserve, self._settle, self._renew = Script("reserve"), Script("settle"), Script("renew")
         self._sweep, self._budget, self._reset = Script("sweep"), Script("budget"), Script("reset")
-        self._journal = Script("journal", "settle")
+        self._freeze, self._journal = Script("freeze"), Script("journal", "settle")
         self._digests_allowed = True
         self._skew_ms = 0
         self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
@@ -210,6 +212,18 @@ class RedisLedger:
 
     async def reset(self, scope: Scope) -> None:
         await self._run(self._reset, parts(2, keys.scope(scope), keys.events(scope.tenant), self.now_ms))
+
+    async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
+        return await self._set_frozen(scope, "1", "" if for_ms is None else for_ms, reason[:REASON_CHARS_MAX], by)
+
+    async def unfreeze(self, scope: Scope, *, by: str) -> bool:
+        return await self._set_frozen(scope, "0", "", "", by)
+
+    async def _set_frozen(self, scope: Scope, frozen: str, for_ms: int | str, reason: str, by: str) -> bool:
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
+        session = scope.name if scope.kind == "session" else ""
+        given = (self.now_ms, frozen, for_ms, reason, by[:BY_CHARS_MAX], session)
+        return bool(await self._run(self._freeze, parts(len(names), *names, *given)))
 
     async def ping(self) -> None:
         """Say whether the store answers.
@@ -397,6 +411,8 @@ def _state(limit: Limit, fields: dict[str, str], now_ms: int) -> ScopeState:
         frozen=fields.get("frozen") == "1" and (until is None or now_ms < until),
         frozen_reason=fields.get("frozen_reason"),
         frozen_until_ms=until,
+        frozen_at_ms=int(fields["frozen_at_ms"]) if "frozen_at_ms" in fields else None,
+        frozen_by=fields.get("frozen_by"),
     )
 
 

@@ -7,7 +7,8 @@
 --   epoch             counts resets and periods; period_start_ms, resets_at_ms: the period it belongs to
 --   assumed, overrun  how much of all spending was assumed, and how much went beyond its hold
 --   total_nano        spent over all epochs, integer nano-USD
---   requests, blocked, created_ms, last_active_ms, frozen, frozen_reason, frozen_until_ms
+--   requests, blocked, created_ms, last_active_ms
+--   frozen ('1'), frozen_reason, frozen_at_ms, frozen_by, frozen_until_ms (none: until it is lifted)
 
 local NANO = 1e9
 local AMOUNT_MAX = 9007199254740991
