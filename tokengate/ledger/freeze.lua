@@ -19,7 +19,7 @@ local before = told(frozen, until_ms)
 redis.call('HDEL', key, 'frozen', 'frozen_reason', 'frozen_until_ms', 'frozen_at_ms', 'frozen_by')
 if ARGV[2] == '0' then
   if not frozen then return 0 end
-  event(KEYS[3], now, 'unfreeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', 'open')
+  event(KEYS[3], now, 'unfreeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', told(false))
   return 1
 end
 local finish = tonumber(ARGV[3]) and now + tonumber(ARGV[3])
@@ -29,6 +29,6 @@ if redis.call('HSETNX', key, 'created_ms', integer(now)) == 1 then
   redis.call('HSET', key, 'last_active_ms', integer(now))
   if ARGV[6] ~= '' then redis.call('ZADD', KEYS[2], now, ARGV[6]) end
 end
-event(KEYS[3], now, 'freeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', told(true, finish),
-  'reason', ARGV[4])
+local after, reason = told(true, finish), ARGV[4]
+event(KEYS[3], now, 'freeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', after, 'reason', reason)
 return frozen and 1 or 0
