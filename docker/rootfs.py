@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - a program, not a module
 """Gather the files that the image needs, and no others, in a directory that becomes its root.
 
-Run by the Python of the virtual environment that is to be shipped, in the stage that built it. What is needed is found, not
-listed: the interpreter and its standard library, the virtual environment, and every shared library that any of them is
-linked with. So it works for any base with Python and glibc, and any processor. Debian's record of each package that
+Run by the Python of the virtual environment that is to be shipped, in the stage that built it. What is needed is found,
+not listed: the interpreter and its standard library, the virtual environment, and every shared library that any of them
+is linked with. So it works for any base with Python and glibc, and any processor. Debian's record of each package that
 a file came from is kept, because scanners and bills of materials go by it.
 """
 
@@ -24,7 +24,19 @@ CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 ENVIRONMENT: Final = Path("/opt/tokengate")
 
 UNNEEDED: Final = frozenset(
-    {"__pycache__", "__phello__", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "tests", "tkinter", "turtledemo"}
+    {
+        "__pycache__",
+        "__phello__",
+        "ensurepip",
+        "idlelib",
+        "lib2to3",
+        "pydoc_data",
+        "sitecustomize.py",
+        "test",
+        "tests",
+        "tkinter",
+        "turtledemo",
+    }
 )
 """Parts of the standard library that nothing here imports: a package installer, tests, desktop programs."""
 
@@ -107,7 +119,14 @@ def skeleton(root: Path) -> None:
         if Path("/", name).is_symlink():
             root.mkdir(parents=True, exist_ok=True)
             (root / name).symlink_to(Path("/", name).readlink())
-    for name, mode in (("tmp", 0o1777), ("etc", 0o755), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755), ("run", 0o755)):
+    for name, mode in (
+        ("tmp", 0o1777),
+        ("etc", 0o755),
+        ("proc", 0o755),
+        ("sys", 0o755),
+        ("dev", 0o755),
+        ("run", 0o755),
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name).chmod(mode)
     home = root / HOME.lstrip("/")
@@ -158,7 +177,7 @@ def main(root: Path) -> None:
     for path in sorted(files | libraries):
         put(path, root)
     packages(files | libraries, root)
-    # Compiled once, since nothing can be written later; the sources are not looked at again to see whether they changed.
+    # Compiled once, since nothing can be written later; nobody looks whether the sources have changed.
     for place in (*sysconfig.get_paths(vars={"base": sys.base_prefix}).values(), str(ENVIRONMENT / "lib")):
         below = root / place.lstrip("/")
         if below.is_dir():
