@@ -336,6 +336,11 @@ class TestStore:
             keys.sessions("t"),
             keys.events("t"),
             keys.journals("t"),
+            keys.index("t", "agent"),
+            keys.deleted(Scope("t", "KIND", "NAME")),
+            keys.usage_by_session("t", 0).removesuffix("0") + "DAY",
+            keys.usage_by_agent("t", 0).removesuffix("0") + "DAY",
+            *(keys.index("t", "session", order) for order in ("names", "frozen", "spent", "share")),
         }
         made |= {keys.usage("t", 0).removesuffix("0") + "HOUR"}
         listed = {code(row[0])[0].replace("{tenant}", "{t}") for row in rows(reference("store"), "| Key |")}
