@@ -120,7 +120,7 @@ def _environment(policy: Policy, session: SessionRule) -> list[Manifest]:
         _field("TENANT", "metadata.namespace"),
         _field("AGENT", f"metadata.annotations['{AGENT_ANNOTATION}']"),
         *own_session,
-        *(_value(name, value) for name, value in given.items()),
+        *(_value(name, value) for name, value in sorted(given.items())),
         *(_value(name, f"{SECRETS_PATH}/{name.removesuffix('_FILE')}") for name in files),
         _value("DATA_DIR", "/tmp/tokengate"),  # noqa: S108 - of the container's own
         _value("SHUTDOWN_GRACE_S", grace),
