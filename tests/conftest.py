@@ -7,6 +7,7 @@ import pytest
 import redis
 import uvloop
 
+from tests.support.away import Away, away_server
 from tests.support.redis_server import Server, redis_server
 
 
@@ -22,6 +23,13 @@ def store(shared_redis: Server) -> Server:
     with shared_redis.client() as client:
         client.flushall()
     return shared_redis
+
+
+@pytest.fixture
+def away() -> Iterator[Away]:
+    """A server of the test's own, which it may take away."""
+    with away_server() as running:
+        yield running
 
 
 @pytest.fixture

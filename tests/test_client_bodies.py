@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.hashes import fields, key, spent_nano
+from tests.support.hashes import booked, fields, key, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, MODEL, chat, parsed, raw, scene
 from tokengate.proxy import MESSAGE_CHARS_SHOWN, PARAM_CHARS_SHOWN
@@ -90,7 +90,7 @@ async def test_a_body_that_could_be_priced_wrongly_is_refused_with_its_place(
     assert error["param"] == param
     assert len(error["message"]) <= MESSAGE_CHARS_SHOWN
     assert (line["decision"], line["error"]) == ("blocked", error["message"])
-    assert redis_cli.keys("*") == []
+    assert booked(redis_cli) == []
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,9 @@ from typer.testing import CliRunner
 
 from tests.support.gate import gate, gate_processes, simulated
 from tests.support.redis_server import Server
-from tokengate import __version__, cli
-from tokengate.budgets import ample_nano
+from tokengate import cli
+from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS, ample_nano
 from tokengate.domain import Reason, Scope
-from tokengate.injector import refusals, sidecar
-from tokengate.injector.patch import Skip
-from tokengate.injector.policy import Policy
 from tokengate.ledger import keys
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTable, output_cap_for, quote
@@ -33,9 +30,20 @@ from tokengate.providers import STATUS
 from tokengate.providers.openai import ROUTES
 from tokengate.providers.openai.errors import TYPE_AND_CODE
 from tokengate.resources import pricing_file
+from tokengate.scrape import Scrape
 from tokengate.settings import NAMES, Settings, shown
 from tokengate.status import Status
 from tokengate.telemetry import Line
+from tokengate.telemetry.exposition import FAMILIES
+from tokengate.telemetry.metrics import (
+    CALL_ROWS_MAX,
+    CODE_CLASSES,
+    OUTCOMES,
+    TENANTS_MAX,
+    TIME_ROWS_MAX,
+    TOKEN_TYPES,
+    TRACE_RESULTS,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -110,7 +118,7 @@ class TestCommands:
     """Those in the documents are run as they stand, against stores and providers of our own."""
 
     def test_make_has_every_target(self) -> None:
-        targets = set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
         used = {words[1] for _, words in COMMANDS if words[0] == "make"}
         assert used <= targets
         assert used >= {"run", "demo", "test", "lint", "types", "bench"}
@@ -124,8 +132,6 @@ class TestCommands:
         self, store: Server, redis_cli: "redis.Redis", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "policy.yaml").write_text("session: strict")
-        (tmp_path / "agent.yaml").write_text((ROOT / "tests/golden/pods/bare.in.yaml").read_text())
         (tmp_path / "prices.json").write_bytes(pricing_file().read_bytes())
         ran = 0
         for page, words in COMMANDS:
@@ -233,7 +239,9 @@ class TestReadme:
 class TestHttp:
     def test_every_endpoint(self) -> None:
         listed = {cell for row in rows(reference("http"), "| Endpoint |") for cell in code(row[0])}
-        assert listed == {f"{route.method} {route.path}" for route in ROUTES} | {f"GET {path}" for path in Status.PATHS}
+        assert listed == {f"{route.method} {route.path}" for route in ROUTES} | {
+            f"GET {path}" for path in {*Status.PATHS, Scrape.PATH}
+        }
 
     def test_every_refusal_with_its_status_type_and_code(self) -> None:
         listed = {
@@ -296,6 +304,38 @@ class TestLog:
             assert f'"{code(row[0])[0]}"' in source
 
 
+class TestMetrics:
+    def test_every_family(self) -> None:
+        listed = [
+            (*code(row[0]), row[1], tuple(code(row[2])), row[3]) for row in rows(reference("metrics"), "| Metric |")
+        ]
+        assert listed == [(family.name, family.type, family.labels, family.help) for family in FAMILIES.values()]
+
+    def test_the_words_of_labels(self) -> None:
+        text = reference("metrics")
+        outcomes = {name for row in rows(text, "| `outcome` |") for name in code(row[0])}
+        assert outcomes == set(OUTCOMES)
+        for label, words in (("type", TOKEN_TYPES), ("code_class", CODE_CLASSES), ("result", TRACE_RESULTS)):
+            paragraph = next(part for part in re.split(r"\n\n|(?<=[.]) ", text) if part.startswith(f"`{label}`"))
+            assert set(words) <= set(code(paragraph)), label
+
+    def test_bounds_are_what_they_are(self) -> None:
+        text = reference("metrics")
+        for bound, words in ((TENANTS_MAX, "the first {}"), (CALL_ROWS_MAX, "{} sets"), (TIME_ROWS_MAX, "{} of")):
+            assert words.format(bound) in text
+        assert f"({TYPICAL_OUTPUT_COLD_TOKENS} tokens while" in text
+
+    def test_what_the_questions_ask_for_is_there(self) -> None:
+        asked = {
+            name
+            for row in rows(READ[DOCS / "how-to" / "observe.md"], "| Question |")
+            for name in re.findall(r"tokengate_[a-z_]+", row[1])
+        }
+        known = {family.name for family in FAMILIES.values()}
+        assert asked
+        assert {name if name in known else re.sub("_(bucket|count|sum)$", "", name) for name in asked} <= known
+
+
 class TestStore:
     LUA = "".join(file.read_text() for file in sorted((ROOT / "tokengate" / "ledger").glob("*.lua")))
 
@@ -341,13 +381,8 @@ class TestStore:
             keys.sessions("t"),
             keys.events("t"),
             keys.journals("t"),
-            keys.index("t", "agent"),
-            keys.deleted(Scope("t", "KIND", "NAME")),
-            keys.usage_by_session("t", 0).removesuffix("0") + "DAY",
-            keys.usage_by_agent("t", 0).removesuffix("0") + "DAY",
-            *(keys.index("t", "session", order) for order in ("names", "frozen", "spent", "share")),
         }
-        made |= {keys.usage("t", 0).removesuffix("0") + "HOUR"}
+        made |= {of("t", 0).removesuffix("0") + "HOUR" for of in (keys.usage, keys.stats)}
         listed = {code(row[0])[0].replace("{tenant}", "{t}") for row in rows(reference("store"), "| Key |")}
         assert listed == made
 
@@ -379,35 +414,6 @@ class TestStore:
             assert redis_cli.hget(keys.scope(Scope("default", "session", "default")), "requests") == "2"
         finally:
             redis_cli.execute_command("ACL", "DELUSER", "gate")
-
-
-class TestInjector:
-    def section(self, title: str) -> str:
-        text = reference("injector")
-        return text[text.index(f"## {title}") :]
-
-    def test_every_member_of_the_policy_and_its_default(self) -> None:
-        table = {code(row[0])[0]: row[1] for row in rows(self.section("The policy"), "| Member |")}
-        names = dict(zip(Policy.__struct_encode_fields__, Policy.__struct_fields__, strict=True))
-        assert list(table) == list(names)
-        for member, name in names.items():
-            default = getattr(Policy(), name)
-            if isinstance(default, str | int):
-                assert str(default).lower().removesuffix(__version__) in code(table[member])[0].lower()
-
-    def test_every_reason_to_skip_and_to_refuse(self) -> None:
-        for title, reasons in (("Who is left alone", Skip), ("Who is refused", refusals.Reason)):
-            assert [code(row[0])[0] for row in rows(self.section(title), "| Reason |")] == [*reasons]
-
-    def test_every_mark(self) -> None:
-        source = (ROOT / "tokengate" / "injector" / "sidecar.py").read_text()
-        for suffix in re.findall(r'f"\{DOMAIN\}([a-z-]+)"', source):
-            assert f"`tokengate.io/{suffix}" in reference("injector")
-
-    def test_the_page_for_agents_says_what_they_see(self) -> None:
-        page = READ[DOCS / "how-to" / "inject.md"]
-        for name in sidecar.agent_environment(Policy()):
-            assert f"`{name}`" in page
 
 
 class TestExplanations:
@@ -458,5 +464,4 @@ def test_settings_named_in_the_documents_exist() -> None:
     for page, text in READ.items():
         for name in re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", text):
             outside = name.startswith(("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM"))
-            outside = outside or name in sidecar.BASE_URLS or name in sidecar.ALIASES or name in sidecar.KEYS.values()
             assert outside or name.removesuffix("_FILE") in known or name in known, (page, name)

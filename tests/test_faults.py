@@ -23,7 +23,7 @@ import pytest
 import redis
 
 from tests.support.gate import INPUT_NANO, OUTPUT_NANO, gate_processes, simulated, until
-from tests.support.hashes import fields, held_nano, key, spent_nano
+from tests.support.hashes import booked, fields, held_nano, key, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, Fixed, Scene, chat, client, fixed, headers, parsed, raw, scene
 from tokengate.budgets import AMPLE, TYPICAL_OUTPUT_COLD_TOKENS
@@ -116,7 +116,7 @@ async def test_03_a_cap_that_is_no_count_is_refused_and_holds_nothing(
         assert at.provider.requests == []
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "body_invalid"
-    assert redis_cli.keys("*") == []
+    assert booked(redis_cli) == []
 
 
 @pytest.mark.parametrize(("completion", "tokens"), [(1, 3000), (3000, 1)])

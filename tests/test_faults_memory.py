@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tests.support.gate import INPUT_NANO, OUTPUT_NANO, gate_processes, simulated, until
-from tests.support.hashes import fields, happened, held_nano, key, spent_nano
+from tests.support.hashes import booked, fields, happened, held_nano, key, spent_nano
 from tests.support.pipes import link_to
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, MODEL, Scene, client, fixed, headers, scene
@@ -57,7 +57,7 @@ async def test_11_what_was_spent_never_expires(store: Server, redis_cli: "redis.
     scopes = {key("mine"), "tokengate:{default}:agent:crawler", "tokengate:{default}:tenant:default"}
     lasting = {key for key in redis_cli.keys("*") if redis_cli.ttl(key) == -1}
     assert scopes | {"tokengate:{default}:sessions"} <= lasting
-    assert all(":hold:" in key or ":usage:" in key for key in set(redis_cli.keys("*")) - lasting)
+    assert all(":hold:" in key or ":usage:" in key for key in set(booked(redis_cli)) - lasting)
 
 
 async def test_11_a_restart_of_the_embedded_store_still_knows(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_12_a_model_without_a_price_is_refused_and_not_free(store: Server,
     assert refused.headers["x-should-retry"] == "false"
     assert refused.json()["error"]["type"] == "model_not_priced"
     assert "PRICING_FILE" in refused.json()["error"]["message"]
-    assert redis_cli.keys("*") == []
+    assert booked(redis_cli) == []
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

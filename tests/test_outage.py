@@ -3,8 +3,7 @@
 import asyncio
 import json
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import redis_server
+from tests.support.away import Away
 from tests.support.gate import gate_processes, simulated, until
 from tests.support.hashes import fields, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import Fixed, Scene, client, fixed, headers, scene
 from tokengate.ledger.outage import OutageLedger
-
-KEPT = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-class Away:
-    """A server that can be taken away and brought back with all that it knew."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server = redis_server.start(folder, *KEPT)
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def leave(self) -> None:
-        self.server.process.send_signal(signal.SIGKILL)
-        self.server.process.wait()
-
-    def come_back(self) -> None:
-        self.server = redis_server.start(self.folder, *KEPT)
-
-
-@pytest.fixture
-def away() -> Iterator[Away]:
-    with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as folder:
-        running = Away(Path(folder))
-        try:
-            yield running
-        finally:
-            redis_server.stop(running.server)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.support.gate import INPUT_NANO, KEY, OUTPUT_NANO, ROOT, Process, gate_processes, simulated, until
-from tests.support.hashes import fields, held_nano, spent_nano
+from tests.support.hashes import booked, fields, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, chat, client, fixed, headers, parsed, scene
 from tests.support.servers import Conversation, RawServer, free_port, raw_server
@@ -322,4 +322,4 @@ async def test_a_client_that_leaves_within_its_body_is_no_fault(store: Server, r
         [line] = await at.gate.log()
         assert at.provider.requests == []
     assert line["status"] == 499
-    assert redis_cli.keys("*") == []
+    assert booked(redis_cli) == []

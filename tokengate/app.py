@@ -7,18 +7,20 @@ that nothing of the control plane can ever stand in a call's way.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from tokengate import __version__
 from tokengate.budgets import Policy
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
-from tokengate.ledger import Ledger, keys
+from tokengate.ledger import Ledger, Watch, keys
 from tokengate.ledger.allowance import Allowance
 from tokengate.ledger.journal import SUFFIX, make_folder
 from tokengate.ledger.link import Link
@@ -28,11 +30,15 @@ from tokengate.pricing import PriceTable
 from tokengate.providers import Router, openai
 from tokengate.proxy import Bounds, Proxy, Upstream
 from tokengate.resources import pricing_file
+from tokengate.scrape import Scrape
 from tokengate.session import Identity
 from tokengate.settings import Settings
 from tokengate.status import Status, not_found
 from tokengate.store import Store, StoreError, inspect, open_store
-from tokengate.telemetry import Telemetry, write_stdout
+from tokengate.telemetry import Metrics, Rollup, Telemetry, write_stdout
+from tokengate.telemetry.counts import Counts
+from tokengate.telemetry.exposition import Collector, Exposition, Facts
+from tokengate.telemetry.metrics import new_counts
 from tokengate.tokens import Tokenizer
 from tokengate.upstream.transport import HttpTransport
 
@@ -45,9 +51,12 @@ log = structlog.get_logger()
 class App:
     """The dispatch."""
 
-    def __init__(self, proxy: Proxy, status: Status) -> None:
+    def __init__(self, proxy: Proxy, status: Status, scrape: Scrape | None, *, scrape_apart: bool) -> None:
+        """`scrape`: None where nothing is counted. `scrape_apart`: it is served on STATUS_PORT alone."""
         self.proxy = proxy
         self.status = status
+        self._scrape = scrape
+        self._scrape_here = None if scrape_apart else scrape
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Serve one request; websockets are refused by closing them before they open."""
@@ -55,6 +64,8 @@ class App:
             path: str = scope["path"]
             if path in Status.PATHS:
                 await self.status(scope, receive, send)
+            elif path == Scrape.PATH and self._scrape_here is not None:
+                await self._scrape_here(scope, receive, send)
             else:
                 await self.proxy(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -65,6 +76,8 @@ class App:
         """Serve one request on STATUS_PORT: what monitors ask of the process. No calls, and nothing of a session."""
         if scope["type"] == "http" and scope["path"] in Status.PROCESS_PATHS:
             await self.status(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == Scrape.PATH and self._scrape is not None:
+            await self._scrape(scope, receive, send)
         elif scope["type"] == "http":
             await not_found(send)
 
@@ -93,7 +106,9 @@ def load_prices(path: Path | None) -> PriceTable:
 
 
 @asynccontextmanager
-async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIterator[RedisLedger]:
+async def open_ledger(
+    settings: Settings, store: Store, owner: str, watch: Watch | None = None
+) -> AsyncIterator[RedisLedger]:
     """The ledger of the settings' tenant, on an open store."""
     key = keys.leases(settings.tenant)
     link = Link(lambda: store.connect(key), settings.store_timeout_ms)
@@ -103,6 +118,7 @@ async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIter
         lease_ms=settings.hold_lease_s * 1000,
         sessions_max=settings.sessions_max,
         retry_ms=settings.store_timeout_ms,
+        watch=watch,
     )
     try:
         yield ledger
@@ -111,7 +127,9 @@ async def open_ledger(settings: Settings, store: Store, owner: str) -> AsyncIter
 
 
 @asynccontextmanager
-async def _open_outage(settings: Settings, store: Store, inner: RedisLedger) -> AsyncIterator[OutageLedger | None]:
+async def _open_outage(
+    settings: Settings, store: Store, inner: RedisLedger, metrics: Metrics | None
+) -> AsyncIterator[OutageLedger | None]:
     """What stands in for the store while it is away; None if nothing does and nothing was left to be posted."""
     folder, mode = settings.data_dir / "journal", settings.on_store_failure
     allowance = None
@@ -127,6 +145,8 @@ async def _open_outage(settings: Settings, store: Store, inner: RedisLedger) -> 
         yield None
         return
     outage = OutageLedger(inner, folder, tenant=settings.tenant, store=store.where, mode=mode, allowance=allowance)
+    if metrics is not None:
+        outage.on_change = metrics.degraded
     outage.open()
     try:
         yield outage
@@ -134,22 +154,46 @@ async def _open_outage(settings: Settings, store: Store, inner: RedisLedger) -> 
         await outage.aclose()
 
 
+def _scrape(settings: Settings, role: str, metrics: Metrics, regions: Sequence[Counts], gate: Gate) -> Scrape:
+    """What answers scrapes: for all workers, whichever is asked."""
+    facts = Facts(
+        version=__version__,
+        role=role,
+        tenant=settings.tenant,
+        agent=settings.agent,
+        # Asked each time: SIGHUP brings another table.
+        priced_as_of_s=lambda: datetime.fromisoformat(gate.prices.as_of).replace(tzinfo=UTC).timestamp(),
+    )
+    return Scrape(Exposition(Collector(regions or (metrics.counts,), metrics.counts, metrics.exemplars, facts)))
+
+
 @asynccontextmanager
-async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[App]:
-    """Everything that serves, opened; on leaving, what is in flight is settled and everything is closed."""
+async def open_app(
+    settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
+) -> AsyncIterator[App]:
+    """Everything that serves, opened; on leaving, what is in flight is settled and everything is closed.
+
+    Args:
+        settings: all of them.
+        role: what `serve` was told to be.
+        owner: names this process in its holds.
+        regions: where the worker processes count, if there are several.
+        worker: which of them this is.
+    """
     prices = load_prices(settings.pricing_file)
     policy = policy_of(settings)
     identity = Identity(
         settings.tenant, settings.agent, settings.session_id, settings.default_session, settings.strict_mode
     )
-    telemetry = Telemetry(write_stdout, logging.getLevelNamesMapping()[settings.log_level])
+    counts = (regions or (new_counts(),))[worker]
+    metrics = Metrics(counts, settings.tenant) if settings.metrics else None
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings)
         stack.push_async_callback(store.aclose)
         for level, finding in await inspect(store, keys.leases(settings.tenant)):
             log.log(logging.getLevelNamesMapping()[level.upper()], finding)
-        inner = await stack.enter_async_context(open_ledger(settings, store, owner))
-        outage = await stack.enter_async_context(_open_outage(settings, store, inner))
+        inner = await stack.enter_async_context(open_ledger(settings, store, owner, metrics))
+        outage = await stack.enter_async_context(_open_outage(settings, store, inner, metrics))
         ledger: Ledger = outage or inner
         transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
@@ -158,6 +202,12 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
             ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
         )
         stack.push_async_callback(transport.aclose)
+        rollup = None
+        if metrics is not None:
+            rollup = Rollup(inner.tally, settings.tenant)
+            stack.push_async_callback(rollup.aclose)
+        level_min = logging.getLevelNamesMapping()[settings.log_level]
+        telemetry = Telemetry(write_stdout, level_min, metrics=metrics, rollup=rollup)
         stack.callback(telemetry.flush)
         gate = Gate(
             ledger,
@@ -195,7 +245,8 @@ async def open_app(settings: Settings, role: str, owner: str) -> AsyncIterator[A
         )
         keeping = asyncio.create_task(gate.run())
         try:
-            yield App(proxy, status)
+            scrape = None if metrics is None else _scrape(settings, role, metrics, regions, gate)
+            yield App(proxy, status, scrape, scrape_apart=settings.status_port is not None)
         finally:
             keeping.cancel()
             left = await gate.drain(max(settings.shutdown_grace_s, SETTLE_GRACE_S))

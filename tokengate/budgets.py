@@ -140,6 +140,7 @@ class _Answers(Struct, gc=False):
     tokens: list[int]
     seen: int = 0
     typical: int = TYPICAL_OUTPUT_COLD_TOKENS
+    mean: int = TYPICAL_OUTPUT_COLD_TOKENS
 
 
 class TypicalOutput:
@@ -157,6 +158,11 @@ class TypicalOutput:
         answers = self._models.get(model)
         return answers.typical if answers is not None else TYPICAL_OUTPUT_COLD_TOKENS
 
+    def mean(self, model: str) -> int:
+        """The mean output of one answer of a model, in tokens: what one more will probably have."""
+        answers = self._models.get(model)
+        return answers.mean if answers is not None else TYPICAL_OUTPUT_COLD_TOKENS
+
     def observe(self, model: str, output_tokens: int) -> None:
         """Take note of a complete answer; of one that a cap of ours has cut, of what it might have been."""
         answers = self._models.get(model)
@@ -173,4 +179,5 @@ class TypicalOutput:
         if seen % _TYPICAL_REFRESH == 0 and seen >= _TYPICAL_ANSWERS_MIN:
             ordered = sorted(tokens)
             found = ordered[len(ordered) * 95 // 100]
+            answers.mean = sum(ordered) // len(ordered)
             answers.typical = found if seen >= _TYPICAL_ANSWERS else max(found, TYPICAL_OUTPUT_COLD_TOKENS)

@@ -180,6 +180,10 @@ class Refusal(Struct, frozen=True, gc=False):
     required_nano: int | None = None
     frozen_reason: str | None = None
     frozen_until_ms: int | None = None
+    expected_nano: int = 0
+    """What the call would probably have cost: its input, and answers of its model's mean length."""
+    waited_us: int = 0
+    """How long the call stood in line before it was refused, in microseconds."""
 
 
 class Ending(StrEnum):
@@ -195,13 +199,32 @@ class Ending(StrEnum):
     """Nobody can say what the provider did: the whole hold is charged and flagged as assumed."""
 
 
+class Trace(Struct, frozen=True, gc=False):
+    """The place of a request in a distributed trace (https://www.w3.org/TR/trace-context/); ids are in hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    """Of the request's own span."""
+    upstream_span_id: str
+    """Of the span of the provider's answer, which the provider is told of if it is told of anything."""
+    parent_span_id: str = ""
+    """Of the caller's span; empty if the caller named none."""
+    state: str = ""
+    """The caller's `tracestate`, unread."""
+    sampled: bool = False
+
+
 class Outcome(Struct, frozen=True, gc=False):
-    """One finished request, refused or forwarded: what the log line, the metrics and the span are made of."""
+    """One finished request, refused or forwarded: what the log line, the metrics and the spans are made of.
+
+    Durations are in microseconds (`_us`); an instant is told by how long after `started_ms` it came.
+    """
 
     request_id: str
     endpoint: str
     session: Session | None
     model: str
+    """As it was asked for."""
     stream: bool
     status: int
     decision: str
@@ -217,4 +240,25 @@ class Outcome(Struct, frozen=True, gc=False):
     started_ms: int = 0
     duration_us: int = 0
     overhead_us: int = 0
+    """Of the duration, what the gate took: without the provider, the caller's sending, and standing in line."""
     first_byte_us: int | None = None
+    """When the provider began to answer; for a stream, when the first piece of it came."""
+    provider: str = ""
+    """Whose endpoint it is; empty if it is none."""
+    priced_model: str = ""
+    """The model's name in the price table; empty if it has none."""
+    saved_nano: int = 0
+    """What the call would probably have cost, if it was refused for good."""
+    waited_us: int = 0
+    """How long it stood in line for a budget that others held."""
+    code_class: str | None = None
+    """How the provider failed, if it did: `4xx`, `429`, `5xx`, `timeout` or `unreachable`."""
+    received_us: int = 0
+    """When its body was read."""
+    admitted_us: int | None = None
+    """When the gate had decided."""
+    dispatched_us: int | None = None
+    """When it was forwarded."""
+    answered_us: int | None = None
+    """When the provider's answer, or as much of it as came, had been read."""
+    trace: Trace | None = None

@@ -13,15 +13,7 @@ from tokengate.gate import Charge, Gate, Ticket
 from tokengate.inbound import HOP_BY_HOP, NAMES_NOTHING, Send, without_named
 from tokengate.money import format_usd
 from tokengate.providers import Dialect, Meter, Reading
-from tokengate.upstream import (
-    CancelledUnsent,
-    ConnectFailed,
-    Headers,
-    Response,
-    Transport,
-    UpstreamError,
-    UpstreamTimeout,
-)
+from tokengate.upstream import ConnectFailed, Headers, Response, Transport, UpstreamError, UpstreamTimeout
 
 UNARY_GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer up to this size is gathered before it goes on, so that its cost can stand in its headers."""
@@ -36,6 +28,8 @@ _NOT_PASSED: Final = HOP_BY_HOP | _OURS | {b"content-length"}
 
 BODYLESS: Final = frozenset({204, 304})
 """Answers of these statuses have no body, and 204 may not even say that it has none (RFC 9110, 8.6)."""
+
+TOO_MANY_REQUESTS: Final = 429
 
 _EVENT_STREAM: Final = "text/event-stream"
 _IDENTITY: Final = b"identity"
@@ -56,6 +50,10 @@ class Progress:
     ending: Ending = Ending.UNKNOWN
     charge: Charge | None = None
     first_byte_ns: int | None = None
+    answered_ns: int | None = None
+    """When the whole answer had come; set only for one that was gathered before it went on."""
+    code_class: str | None = None
+    """How the provider failed: see `Outcome`."""
 
     def reading(self) -> Reading | None:
         return self.meter.reading() if self.meter is not None else None
@@ -105,10 +103,9 @@ class Exchange:
             await self._pass(response)
         except UpstreamError as error:
             await self._failed(error)
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             progress.error = progress.error or "the answer was not awaited to its end"
-            unsent = isinstance(error, CancelledUnsent)
-            progress.ending = Ending.REJECTED if unsent else self._ending_when_cut()
+            progress.ending = self._ending_when_cut()
             raise
         finally:
             if response is not None:
@@ -117,6 +114,8 @@ class Exchange:
     async def _pass(self, response: Response) -> None:
         progress = self.progress
         progress.status = response.status
+        if response.status >= 400:
+            progress.code_class = code_class(response.status)
         given = dict(response.headers)
         content_type = given.get(b"content-type", b"").decode("latin-1").lower()
         head, progress.streaming = _answer_head(response, given, content_type, self._ticket)
@@ -128,7 +127,7 @@ class Exchange:
         progress.meter = meter
         if progress.streaming:
             await self._start(head)
-            await self._pass_on(response, meter)
+            await self._pass_stream(response, meter)
         else:
             await self._pass_gathered(response, meter, head)
         progress.ending = Ending.REJECTED if response.status >= 300 else Ending.COMPLETE
@@ -144,6 +143,7 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": b"".join(gathered), "more_body": True})
                 await self._pass_on(response, meter)
                 return
+        self.progress.answered_ns = time.perf_counter_ns()
         gathered.append(meter.finish())
         body = b"".join(gathered)
         ending = Ending.REJECTED if response.status >= 300 else Ending.COMPLETE
@@ -160,6 +160,14 @@ class Exchange:
         )
         await self._start(head)
         await self._send({"type": "http.response.body", "body": body})
+
+    async def _pass_stream(self, response: Response, meter: Meter) -> None:
+        """Providers send the head of a stream before they have generated anything: what counts is its first piece."""
+        chunk = None if response.ended else await response.read()
+        self.progress.first_byte_ns = time.perf_counter_ns()
+        if chunk is not None and (out := meter.feed(chunk)):
+            await self._send({"type": "http.response.body", "body": out, "more_body": True})
+        await self._pass_on(response, meter)
 
     async def _pass_on(self, response: Response, meter: Meter) -> None:
         send = self._send
@@ -178,6 +186,7 @@ class Exchange:
         progress.error = str(error)
         progress.ending = Ending.REJECTED if isinstance(error, ConnectFailed) else self._ending_when_cut()
         progress.reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
+        progress.code_class = failure_class(progress.reason)
         refusal = Refusal(progress.reason, f"The provider could not be asked or did not finish its answer: {error}")
         if not progress.started:
             progress.refusal = refusal
@@ -202,6 +211,18 @@ class Exchange:
             return Ending.COMPLETE if reading is not None and reading.complete else Ending.UNKNOWN
         # SDKs hang up at the terminal event without reading the rest: that is no cut.
         return Ending.COMPLETE if reading.complete else Ending.CUT
+
+
+def code_class(status: int) -> str:
+    """How a provider failed that answered with such a status (>= 400)."""
+    if status == TOO_MANY_REQUESTS:
+        return "429"
+    return "4xx" if status < 500 else "5xx"
+
+
+def failure_class(reason: Reason) -> str:
+    """How a provider failed that gave no answer, or not the whole of it."""
+    return "timeout" if reason is Reason.UPSTREAM_TIMEOUT else "unreachable"
 
 
 def passed_headers(headers: Headers, given: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:

@@ -20,7 +20,7 @@ from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Sessio
 from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
 from tokengate.prices import Price, PricingError
-from tokengate.pricing import OutputCap, PriceTable, cost, output_cap_for, quote
+from tokengate.pricing import OutputCap, PriceTable, cost, expected_nano, output_cap_for, quote
 from tokengate.providers import Reading, Request
 from tokengate.tokens import CountError, Tokenizer
 from tokengate.waiting import Lines
@@ -54,6 +54,8 @@ class Ticket(Struct, frozen=True):
     """The cap to write into the request, per answer; None: forward it as it is."""
     standing: Standing
     """The tightest limit, with this hold in it."""
+    waited_us: int
+    """How long it stood in line, in microseconds."""
 
 
 class Charge(Struct, frozen=True):
@@ -124,10 +126,12 @@ class Gate:
             self._release(hold_id, session, path, price.model)
             raise
         if verdict.kind is not Kind.HELD:
-            return _refusal(verdict, bounds)
+            expected = expected_nano(bounds, self._typical.mean(price.model))
+            return replace(_refusal(verdict, bounds), expected_nano=expected, waited_us=verdict.waited_us)
         self._held.add(hold_id)
         cap = output_cap_for(bounds, verdict.grant_nano) if bounds.cappable else None
-        return Ticket(hold_id, session, path, request, call, price, bounds, verdict.grant_nano, cap, verdict.standing)
+        grant, standing, waited = verdict.grant_nano, verdict.standing, verdict.waited_us
+        return Ticket(hold_id, session, path, request, call, price, bounds, grant, cap, standing, waited)
 
     def _quote(self, price: Price, call: Call) -> Quote:
         return quote(price, call, self._typical.of(price.model), output_cap=self._output_cap)
@@ -155,7 +159,8 @@ class Gate:
             waited_ms = int((loop.time() - since) * 1000)
             return self._ledger.reserve(replace(ask, need_nano=ample_nano(bounds, waited_ms, self._busy_wait_ms)))
 
-        return await self._lines.wait(ahead, self._busy_wait_ms / 1000, attempt, _is_busy)
+        verdict = await self._lines.wait(ahead, self._busy_wait_ms / 1000, attempt, _is_busy)
+        return replace(verdict, waited_us=int((loop.time() - since) * 1_000_000))
 
     # --- settlement ---
 

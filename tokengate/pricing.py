@@ -54,6 +54,7 @@ __all__ = (
     "UnpricedOutput",
     "UnpricedTier",
     "cost",
+    "expected_nano",
     "output_cap_for",
     "quote",
 )
@@ -395,6 +396,12 @@ def quote(
         if typical_nano < want_nano:
             need_nano = typical_nano
     return Quote(floor_nano, need_nano, want_nano, input_nano, per_token, most, cappable)
+
+
+def expected_nano(quote: Quote, output_tokens: int) -> int:
+    """What a call will probably cost, in nano-USD, if each of its answers has so many tokens; at most `want_nano`."""
+    tokens = min(output_tokens, quote.output_tokens_max)
+    return min(quote.want_nano, quote.input_nano + cost_nano(quote.output_token_price * tokens))
 
 
 def output_cap_for(quote: Quote, grant_nano: int) -> int | None:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
-from tokengate.exchange import BODYLESS, Exchange, Progress, passed_headers
+from tokengate.exchange import BODYLESS, Exchange, Progress, code_class, failure_class, passed_headers
 from tokengate.gate import Charge, Gate, Ticket
 from tokengate.inbound import (
     CONNECTION,
@@ -104,16 +104,20 @@ class Proxy:
             )
             return
         self._in_flight += 1
+        self.telemetry.in_flight(self._in_flight)
         try:
             await visit.serve()
         finally:
             self._in_flight -= 1
+            self.telemetry.in_flight(self._in_flight)
 
 
 class Visit:
     """One request, from its head to its log line."""
 
     __slots__ = (
+        "admitted_ns",
+        "code_class",
         "connection",
         "dialect",
         "dispatched_ns",
@@ -124,8 +128,10 @@ class Visit:
         "head_sent",
         "inbound",
         "model",
+        "provider",
         "proxy",
         "receive",
+        "received_ns",
         "request_id",
         "send",
         "session",
@@ -133,6 +139,7 @@ class Visit:
         "started_ns",
         "stream",
         "task",
+        "waited_us",
     )
 
     def __init__(self, proxy: Proxy, scope: ASGIScope, receive: Receive, send: Send, request_id: str) -> None:
@@ -142,13 +149,15 @@ class Visit:
         self.request_id = request_id
         self.started_ms = time.time_ns() // 1_000_000
         self.started_ns = time.perf_counter_ns()
-        self.dispatched_ns = 0
+        self.received_ns = self.admitted_ns = self.dispatched_ns = 0
+        self.waited_us = 0
+        self.code_class: str | None = None
         self.inbound = Inbound(scope)
         extensions = scope["extensions"]
         self.connection: Connection = extensions[CONNECTION]
         self.head_bytes: int = extensions[HEAD_BYTES]
         self.dialect = proxy.dialect
-        self.endpoint = ""
+        self.endpoint = self.provider = ""
         self.model = ""
         self.stream = False
         self.session: Session | None = None
@@ -169,7 +178,7 @@ class Visit:
         route = proxy.router.match(inbound.method, inbound.raw_path.decode("latin-1"))
         if route is None or not _plain(inbound.path):
             return await self.refuse(_no_route(proxy.router, inbound))
-        self.dialect, self.endpoint = route.dialect, route.name
+        self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         try:
             if route.endpoint is None:
                 await self._pass_free()
@@ -199,6 +208,7 @@ class Visit:
     async def _serve_metered(self, endpoint: Endpoint) -> None:
         proxy = self.proxy
         body = await read_body(self.inbound, self.receive, proxy.bounds.body_bytes_max, self.task)
+        self.received_ns = time.perf_counter_ns()
         if isinstance(body, Refusal):
             return await self.refuse(body)
         session = proxy.identity.identify(self.inbound.session, self.inbound.query)
@@ -212,6 +222,7 @@ class Visit:
         self.model, self.stream = request.call.model, request.call.stream
         self.connection.on_lost = self._caller_left
         admitted = await proxy.gate.admit(request, session, self.request_id)
+        self.admitted_ns, self.waited_us = time.perf_counter_ns(), admitted.waited_us
         if isinstance(admitted, Refusal):
             return await self.refuse(admitted)
         await self._exchange(admitted)
@@ -289,8 +300,11 @@ class Visit:
             response = await self.proxy.upstream.transport.send(self.inbound.method, url, headers, b"")
         except UpstreamError as error:
             reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
+            self.code_class = failure_class(reason)
             return await self.refuse(Refusal(reason, f"The provider could not be asked: {error}"), decision="allowed")
         try:
+            if response.status >= 400:
+                self.code_class = code_class(response.status)
             given = dict(response.headers)
             head = passed_headers(response.headers, given)
             if b"content-length" in given and response.status not in BODYLESS:
@@ -320,6 +334,8 @@ class Visit:
             error=refusal.message,
             decision=decision,
             estimated_nano=refusal.required_nano,
+            # Who may come again in a moment will; whoever is refused for good would have spent it.
+            saved_nano=refusal.expected_nano if refusal.retry_after_s is None else 0,
         )
 
     async def _give_up(self, refusal: Refusal) -> None:
@@ -370,13 +386,19 @@ class Visit:
         error: str | None = None,
         reason: Reason | None = None,
         estimated_nano: int | None = None,
+        saved_nano: int = 0,
         actual_nano: int | None = None,
         assumed: bool = False,
         ending: Ending | None = None,
         usage: Usage | None = None,
     ) -> None:
-        now_ns = time.perf_counter_ns()
-        first_byte_ns = progress.first_byte_ns if progress is not None else None
+        now_ns, started_ns = time.perf_counter_ns(), self.started_ns
+        dispatched_ns, received_ns = self.dispatched_ns, self.received_ns or started_ns
+        first_byte_ns = answered_ns = None
+        if progress is not None:
+            first_byte_ns, answered_ns = progress.first_byte_ns, progress.answered_ns
+        # Without the caller's sending, the line, and the provider; the settlement is not waited for.
+        overhead_ns = (dispatched_ns or now_ns) - received_ns + (now_ns - answered_ns if answered_ns else 0)
         self.proxy.telemetry.record(
             Outcome(
                 request_id=self.request_id,
@@ -395,11 +417,24 @@ class Visit:
                 assumed=assumed,
                 usage=usage or Usage(),
                 started_ms=self.started_ms,
-                duration_us=(now_ns - self.started_ns) // 1000,
-                overhead_us=((self.dispatched_ns or now_ns) - self.started_ns) // 1000,
-                first_byte_us=(first_byte_ns - self.started_ns) // 1000 if first_byte_ns else None,
+                duration_us=(now_ns - started_ns) // 1000,
+                overhead_us=max(0, overhead_ns // 1000 - self.waited_us),
+                first_byte_us=(first_byte_ns - started_ns) // 1000 if first_byte_ns else None,
+                provider=self.provider,
+                priced_model=ticket.price.model if ticket else self._priced_model(),
+                saved_nano=saved_nano,
+                waited_us=self.waited_us,
+                code_class=progress.code_class if progress is not None else self.code_class,
+                received_us=(received_ns - started_ns) // 1000,
+                admitted_us=(self.admitted_ns - started_ns) // 1000 if self.admitted_ns else None,
+                dispatched_us=(dispatched_ns - started_ns) // 1000 if dispatched_ns else None,
+                answered_us=(answered_ns - started_ns) // 1000 if answered_ns else None,
             )
         )
+
+    def _priced_model(self) -> str:
+        """What the price table calls the model that was asked for, if it knows it."""
+        return self.proxy.gate.prices.lookup(self.model).name if self.model else ""
 
 
 def _this_task() -> "asyncio.Task[object]":

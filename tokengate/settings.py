@@ -195,6 +195,8 @@ class Settings(BaseSettings):
     store_allowance: Amount = 1_000_000_000
     data_dir: Folder = Field(default_factory=lambda: default_data_dir(os.environ))
 
+    metrics: bool = True
+
     body_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=BODY_BYTES_MAX)] = 32 * 1024 * 1024
     header_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=HEADER_BYTES_MAX)] = 32 * 1024
     concurrency_max: Calls = 1024

@@ -30,3 +30,8 @@ def happened(client: "redis.Redis") -> list[dict[str, str]]:
     """The events that are kept for people, oldest first."""
     found: Any = client.xrange("tokengate:{default}:events")
     return [entry for _, entry in found]
+
+
+def booked(client: "redis.Redis") -> list[str]:
+    """All keys but those of statistics, which count what was refused too."""
+    return [name for name in client.scan_iter("*") if ":stats:" not in name]

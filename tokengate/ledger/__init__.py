@@ -5,7 +5,7 @@ model that the tests hold them to. A call is a two-phase transfer: `reserve` hol
 its path or against none, `settle` turns the hold into what was really spent, exactly once, however often it is said.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import Final, Protocol
 
@@ -83,6 +83,8 @@ class Verdict(Struct, frozen=True, gc=False):
     frozen_until_ms: int | None = None
     invalid: str | None = None
     """The text that is not an amount."""
+    waited_us: int = 0
+    """How long the call stood in line for it, in microseconds; known to the gate, not to the store."""
 
 
 class Settlement(Struct, frozen=True, gc=False):
@@ -152,6 +154,18 @@ Then = Callable[[Settlement, bool], None]
 """What is told of a settlement that nobody waits for."""
 
 
+class Watch(Protocol):
+    """What is told how the store does. It must not raise."""
+
+    def answered(self, operation: str, took_us: int) -> None:
+        """The store has answered, be it with an error, after so many microseconds."""
+        ...
+
+    def unanswered(self, operation: str) -> None:
+        """The store could not be asked, has not answered in time, or has said that it cannot serve."""
+        ...
+
+
 class Ledger(Protocol):
     """Every operation is atomic. All raise `StoreUnavailable` if the store does not answer."""
 
@@ -177,11 +191,11 @@ class Ledger(Protocol):
 
     async def state(self, limit: Limit) -> ScopeState: ...
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
-        """Give a scope a cap of its own, or (None) let it follow the default again. `by`: who, for the event."""
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        """Give a scope a cap of its own, or (None) let it follow the default again."""
         ...
 
-    async def reset(self, scope: Scope, *, by: str = "") -> None:
+    async def reset(self, scope: Scope) -> None:
         """Start a new epoch: nothing spent, nothing held; what is still held settles in the old one."""
         ...
 
@@ -205,10 +219,23 @@ class Ledger(Protocol):
         """Lift a freeze; gives whether there was one that was not over."""
         ...
 
-    async def delete(self, scope: Scope, *, by: str = "") -> bool:
-        """Forget a scope; should it be named again, it starts anew, and what was held before cannot be posted to it.
 
-        Gives whether there was one.
+class Tallies(Protocol):
+    """Statistics that gates post: sums by tenant and hour, of names that they choose. The money is `Ledger`'s."""
+
+    async def tally(self, tenant: str, sums: Mapping[str, int]) -> None:
+        """Add to the sums of this hour; a repetition adds again.
+
+        Raises:
+            LedgerError: they may not have been added.
+        """
+        ...
+
+    async def tallies(self, tenant: str, hours: Sequence[int]) -> list[dict[str, int]]:
+        """The sums of hours (their numbers since the epoch), in that order; empty where there are none.
+
+        Raises:
+            LedgerError: they cannot be read.
         """
         ...
 

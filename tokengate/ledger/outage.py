@@ -83,6 +83,8 @@ class OutageLedger:
         self._mode = mode
         self._allowance = allowance
         self._now_ms = now_ms
+        self.on_change: Callable[[bool], None] | None = None
+        """Called with whether the store counts as away, whenever that changes; must not raise."""
         self._journal = Journal(folder, tenant, store)
         self._orphans: list[Orphan] = []
         self._local: dict[str, tuple[int, Ask]] = {}
@@ -203,14 +205,11 @@ class OutageLedger:
     async def state(self, limit: Limit) -> ScopeState:
         return await self._inner.state(limit)
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
-        await self._inner.set_budget(scope, cap_nano, by=by)
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        await self._inner.set_budget(scope, cap_nano)
 
-    async def reset(self, scope: Scope, *, by: str = "") -> None:
-        await self._inner.reset(scope, by=by)
-
-    async def delete(self, scope: Scope, *, by: str = "") -> bool:
-        return await self._inner.delete(scope, by=by)
+    async def reset(self, scope: Scope) -> None:
+        await self._inner.reset(scope)
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
         return await self._inner.freeze(scope, reason=reason, for_ms=for_ms, by=by)
@@ -262,12 +261,16 @@ class OutageLedger:
         if self._away:
             return
         self._away = True
+        if self.on_change is not None:
+            self.on_change(True)
         log.error("the store is away", mode=self._mode, error=str(error))
         self._mend_soon()
 
     def _is_back(self) -> None:
         if self._away:
             self._away = False
+            if self.on_change is not None:
+                self.on_change(False)
             log.warning("the store is back", mode=self._mode, charges_posted=self._posted)
         self._posted = 0
 

@@ -8,7 +8,7 @@ answered with the first answer. So a command of unknown outcome is simply sent a
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import hiredis
 from msgspec import Struct
 
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Ending, Limit, Period, Scope, Session, Standing
+from tokengate.domain import Ending, Limit, Period, Scope, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
     EXPIRED_TTL_MS,
@@ -35,11 +35,15 @@ from tokengate.ledger import (
     StoreUnavailable,
     Then,
     Verdict,
+    Watch,
     keys,
 )
 from tokengate.ledger.link import LinkLost, Pipe, Reply
 from tokengate.ledger.resp import Part, Parts, bulk, command, parts
 from tokengate.money import AmountError, format_usd, parse_usd
+
+USAGE_TTL_S: Final = 400 * 24 * 3600
+"""How long the hourly roll-ups and statistics are kept: a year and a month."""
 
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
@@ -85,18 +89,28 @@ class Script:
 
 
 class RedisLedger:
-    """See `Ledger`. `now_ms` is for tests: production lets the server's clock decide."""
+    """See `Ledger` and `Tallies`. `now_ms` is for tests: production lets the server's clock decide."""
 
-    def __init__(self, link: Pipe, *, owner: str, lease_ms: int, sessions_max: int, retry_ms: int) -> None:
+    def __init__(
+        self,
+        link: Pipe,
+        *,
+        owner: str,
+        lease_ms: int,
+        sessions_max: int,
+        retry_ms: int,
+        watch: Watch | None = None,
+    ) -> None:
         self._link = link
+        self._watch = watch
         self._owner = owner
         self._lease_ms = lease_ms
         self._sessions_max = sessions_max
         self._retry_s = retry_ms / 1000
         self._reserve, self._settle, self._renew = Script("reserve"), Script("settle"), Script("renew")
-        self._sweep, self._journal = Script("sweep"), Script("journal", "settle")
-        self._budget, self._freeze = Script("budget"), Script("freeze")
-        self._reset, self._delete = Script("reset"), Script("delete")
+        self._sweep, self._budget, self._reset = Script("sweep"), Script("budget"), Script("reset")
+        self._freeze, self._journal = Script("freeze"), Script("journal", "settle")
+        self._tally = Script("tally")
         self._digests_allowed = True
         self._skew_ms = 0
         self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
@@ -146,7 +160,8 @@ class RedisLedger:
         if not self._digests_allowed:
             then(settlement, False)
             return
-        self._link.tell(self._settle.by_digest(self._settle_parts(settlement)), _Told(settlement, then))
+        sent = self._settle.by_digest(self._settle_parts(settlement))
+        self._link.tell(sent, _Told(settlement, then) if self._watch is None else _Timed(settlement, then, self._watch))
 
     def _settle_parts(self, settlement: Settlement) -> Parts:
         usage = settlement.usage
@@ -156,7 +171,6 @@ class RedisLedger:
             settlement.assumed,
             settlement.ending,
             settlement.model,
-            settlement.session,
             self.now_ms,
         )
         return path.of(settlement.hold_id, f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}")
@@ -170,12 +184,12 @@ class RedisLedger:
     async def replay(self, settlement: Settlement, journal: str, line: int, *, known: bool) -> Replayed:
         """Post a line of a journal: once, whenever it is said. `known`: only if the store still knows the hold."""
         tenant, usage = settlement.limits[0].scope.tenant, settlement.usage
-        names = _settled(tenant, self._now() // _HOUR_MS)
+        names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS)]
         names += [keys.scope(limit.scope) for limit in settlement.limits]
-        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.journals(tenant)]
+        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.sessions(tenant), keys.journals(tenant)]
         given: list[Part] = [f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}", self.now_ms]
-        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS]
-        given += [settlement.session.id, settlement.session.agent, journal, line, "1" if known else "0"]
+        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS, USAGE_TTL_S]
+        given += [journal, line, "1" if known else "0", settlement.session.id]
         reply = await self._run(self._journal, parts(len(names), *names, *given))
         return Replayed(reply[1])
 
@@ -192,8 +206,8 @@ class RedisLedger:
         return gone
 
     async def sweep(self, tenant: str) -> int:
-        names = _settled(tenant, self._now() // _HOUR_MS)
-        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS)
+        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS))
+        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S)
         return int(await self._run(self._sweep, parts(len(names), *names, *given)))
 
     async def state(self, limit: Limit) -> ScopeState:
@@ -203,12 +217,14 @@ class RedisLedger:
         )
         return _state(limit, fields, self._now())
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
         cap = "" if cap_nano is None else str(cap_nano)
-        await self._run(self._budget, parts(2, *self._changed(scope), cap, by[:BY_CHARS_MAX]))
+        session = scope.name if scope.kind == "session" else ""
+        await self._run(self._budget, parts(len(names), *names, self.now_ms, cap, session))
 
-    async def reset(self, scope: Scope, *, by: str = "") -> None:
-        await self._run(self._reset, parts(2, *self._changed(scope), by[:BY_CHARS_MAX]))
+    async def reset(self, scope: Scope) -> None:
+        await self._run(self._reset, parts(2, keys.scope(scope), keys.events(scope.tenant), self.now_ms))
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
         return await self._set_frozen(scope, "1", "" if for_ms is None else for_ms, reason[:REASON_CHARS_MAX], by)
@@ -217,16 +233,19 @@ class RedisLedger:
         return await self._set_frozen(scope, "0", "", "", by)
 
     async def _set_frozen(self, scope: Scope, frozen: str, for_ms: int | str, reason: str, by: str) -> bool:
-        given = parts(2, *self._changed(scope), frozen, for_ms, reason, by[:BY_CHARS_MAX])
-        return bool(await self._run(self._freeze, given))
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
+        session = scope.name if scope.kind == "session" else ""
+        given = (self.now_ms, frozen, for_ms, reason, by[:BY_CHARS_MAX], session)
+        return bool(await self._run(self._freeze, parts(len(names), *names, *given)))
 
-    async def delete(self, scope: Scope, *, by: str = "") -> bool:
-        given = parts(2, *self._changed(scope), by[:BY_CHARS_MAX], EXPIRED_TTL_MS)
-        return await self._run(self._delete, given) is not None
+    async def tally(self, tenant: str, sums: Mapping[str, int]) -> None:
+        given: list[Part] = [part for pair in sums.items() for part in pair]
+        await self._run(self._tally, parts(1, keys.stats(tenant, self._now() // _HOUR_MS), USAGE_TTL_S, *given))
 
-    def _changed(self, scope: Scope) -> tuple[str, str, int]:
-        """What every change by a person begins with: the scope, the events, the clock."""
-        return keys.scope(scope), keys.events(scope.tenant), self.now_ms
+    async def tallies(self, tenant: str, hours: Sequence[int]) -> list[dict[str, int]]:
+        # Gathered, so that they leave in one write.
+        replies = await asyncio.gather(*(self._command(command("HGETALL", keys.stats(tenant, hour))) for hour in hours))
+        return [_sums(reply) for reply in replies]
 
     async def ping(self) -> None:
         """Say whether the store answers.
@@ -243,21 +262,36 @@ class RedisLedger:
         return self.now_ms or _clock_ms() + self._skew_ms
 
     async def _run(self, script: Script, given: Parts) -> Reply:
-        if self._digests_allowed:
-            sent = script.by_digest(given)
-            try:
+        began_ns = time.perf_counter_ns()
+        try:
+            if self._digests_allowed:
+                sent = script.by_digest(given)
                 try:
                     reply = await self._link.call(sent)
                 except LinkLost as error:
-                    # Within the outer try: the server that is back may have forgotten the script.
-                    return await self._again(str(error), sent)
-                if not isinstance(reply, hiredis.ReplyError):
-                    return reply
-                return await self._again(_understand(reply, self._link), sent)
-            except _MissingScript:
-                pass
-            except _Forbidden:
-                self._digests_allowed = False
+                    reply = error
+                if isinstance(reply, (hiredis.ReplyError, LinkLost)):
+                    reply = await self._recover(script, given, sent, reply)
+            else:
+                reply = await self._command(script.in_full(given))
+        except StoreUnavailable:
+            if self._watch is not None:
+                self._watch.unanswered(script.name)
+            raise
+        if self._watch is not None:
+            self._watch.answered(script.name, (time.perf_counter_ns() - began_ns) // 1000)
+        return reply
+
+    async def _recover(self, script: Script, given: Parts, sent: bytes, fault: hiredis.ReplyError | LinkLost) -> Reply:
+        """Send it again; in full, if the server does not have the script or may not be asked by digest."""
+        try:
+            # The server that is back after a lost connection may have forgotten the script, too.
+            why = str(fault) if isinstance(fault, LinkLost) else _understand(fault, self._link)
+            return await self._again(why, sent)
+        except _MissingScript:
+            pass
+        except _Forbidden:
+            self._digests_allowed = False
         return await self._command(script.in_full(given))
 
     async def _command(self, sent: bytes) -> Reply:
@@ -311,20 +345,11 @@ def _path(tenant: str, names: list[str], arguments: Sequence[str | int]) -> _Pat
 
 
 @lru_cache(maxsize=PATHS_CACHED)
-def _settle_path(
-    limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, session: Session, now_ms: int
-) -> _Path:
+def _settle_path(limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, now_ms: int) -> _Path:
     tenant = limits[0].scope.tenant
-    names = [*_settled(tenant, hour), *(keys.scope(limit.scope) for limit in limits)]
-    given = (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, session.id, session.agent)
-    return _path(tenant, names, given)
-
-
-def _settled(tenant: str, hour: int) -> list[str]:
-    """What is written beside the scopes whenever something is charged."""
-    day = hour // 24
-    by_day = (keys.usage_by_session(tenant, day), keys.usage_by_agent(tenant, day))
-    return [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour), *by_day]
+    names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour)]
+    names += [keys.scope(limit.scope) for limit in limits]
+    return _path(tenant, names, (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, USAGE_TTL_S))
 
 
 class _Told:
@@ -344,6 +369,27 @@ class _Told:
 
     def set_exception(self, _: BaseException) -> None:
         self._then(self._settlement, False)
+
+
+class _Timed(_Told):
+    """The same, with a watch on how long it takes."""
+
+    __slots__ = ("_began_ns", "_watch")
+
+    def __init__(self, settlement: Settlement, then: Then, watch: Watch) -> None:
+        super().__init__(settlement, then)
+        self._watch = watch
+        self._began_ns = time.perf_counter_ns()
+
+    def set_result(self, reply: Reply) -> None:
+        if not isinstance(reply, hiredis.ReplyError):
+            # Else it comes again, by another way, and is watched there.
+            self._watch.answered("settle", (time.perf_counter_ns() - self._began_ns) // 1000)
+        super().set_result(reply)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._watch.unanswered("settle")
+        super().set_exception(error)
 
 
 class _MissingScript(LedgerError):
@@ -426,6 +472,12 @@ def _state(limit: Limit, fields: dict[str, str], now_ms: int) -> ScopeState:
         frozen_at_ms=int(fields["frozen_at_ms"]) if "frozen_at_ms" in fields else None,
         frozen_by=fields.get("frozen_by"),
     )
+
+
+def _sums(reply: Reply) -> dict[str, int]:
+    """The numbers of a hash; what a person may have put there that is none is passed over."""
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(errors="replace"): int(value) for name, value in pairs if value.lstrip(b"-").isdigit()}
 
 
 def _nano(fields: dict[str, str], name: str) -> int:
