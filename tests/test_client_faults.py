@@ -179,7 +179,7 @@ async def test_who_leaves_an_endpoint_that_costs_nothing_stops_the_provider(stor
             held.set()
             await asyncio.Event().wait()
 
-        at.gate.app.proxy.upstream.transport.send = hangs  # type: ignore[method-assign, assignment]
+        at.gate.app.proxy.destinations.of("openai").transport.send = hangs  # type: ignore[method-assign, assignment]
         line.writer.write(request(b"", method="GET", target="/v1/models"))
         await held.wait()
         line.hang_up()
