@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from tokengate import __version__
 from tokengate.budgets import Policy
-from tokengate.destination import Destination, Destinations
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
@@ -29,7 +28,7 @@ from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
 from tokengate.providers import Router, openai
-from tokengate.proxy import Bounds, Proxy
+from tokengate.proxy import Bounds, Proxy, Upstream
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
 from tokengate.session import Identity
@@ -41,8 +40,10 @@ from tokengate.telemetry.counts import Counts
 from tokengate.telemetry.exposition import Collector, Exposition, Facts
 from tokengate.telemetry.metrics import new_counts
 from tokengate.tokens import Tokenizer
-from tokengate.upstream import Transport
 from tokengate.upstream.transport import HttpTransport
+
+if TYPE_CHECKING:
+    from tokengate.alerts.webhook import Receiver, Webhook
 
 SETTLE_GRACE_S: Final = 5
 """How long a stop waits for charges to be posted, even where it waits less for answers."""
@@ -97,20 +98,6 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def destinations_of(settings: Settings, transport: Transport) -> Destinations:
-    """Where calls go."""
-    key = settings.openai_api_key
-    own = Destination(
-        "openai",
-        settings.openai_base_url,
-        transport,
-        section="openai",
-        replaces="/v1",
-        key=f"Bearer {key.get_secret_value()}".encode() if key else None,
-    )
-    return Destinations({openai.dialect.name: own})
-
-
 def load_prices(path: Path | None) -> PriceTable:
     """Read the price table: the one named, else the one shipped.
 
@@ -135,6 +122,7 @@ async def open_ledger(
         sessions_max=settings.sessions_max,
         retry_ms=settings.store_timeout_ms,
         watch=watch,
+        thresholds=settings.alert_thresholds,
     )
     try:
         yield ledger
@@ -183,6 +171,74 @@ def _scrape(settings: Settings, role: str, metrics: Metrics, regions: Sequence[C
     return Scrape(Exposition(Collector(regions or (metrics.counts,), metrics.counts, metrics.exemplars, facts)))
 
 
+def receiver_of(settings: Settings) -> "Receiver | None":
+    """Who is told of alerts; None: nobody.
+
+    Raises:
+        ReceiverError: the settings name one that may not be used.
+    """
+    if settings.alert_webhook_url is None:
+        return None
+    from tokengate.alerts.webhook import receiver  # noqa: PLC0415 - only a gate that tells needs it
+
+    secret, routing_key = settings.alert_secret, settings.alert_routing_key
+    return receiver(
+        settings.alert_webhook_url.get_secret_value(),
+        settings.alert_format,
+        secret=secret.get_secret_value() if secret else "",
+        routing_key=routing_key.get_secret_value() if routing_key else "",
+        hosts_allowed=settings.alert_hosts_allowed,
+    )
+
+
+@asynccontextmanager
+async def open_webhook(settings: Settings, to: "Receiver") -> "AsyncIterator[Webhook]":
+    """The way to a receiver, with connections of its own: no call to a provider ever waits for one."""
+    from tokengate.alerts.webhook import ATTEMPT_S_MAX, CONNECT_S_MAX, Webhook  # noqa: PLC0415
+
+    transport = HttpTransport(
+        connect_timeout_s=CONNECT_S_MAX,
+        read_timeout_s=ATTEMPT_S_MAX,
+        connections_max=1,
+        ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
+    )
+    try:
+        yield Webhook(to, transport)
+    finally:
+        await transport.aclose()
+
+
+@asynccontextmanager
+async def _telling(settings: Settings, ledger: RedisLedger, owner: str) -> AsyncIterator[None]:
+    """Alerts are delivered in the meantime, if the settings say to whom."""
+    to = receiver_of(settings)
+    if to is None:
+        yield
+        return
+    from tokengate.alerts.dispatch import Dispatcher  # noqa: PLC0415
+    from tokengate.ledger.events import EventFeed  # noqa: PLC0415
+
+    feed = EventFeed(ledger.run, tenant=settings.tenant, reader=f"alerts-{to.name}", owner=owner)
+    async with open_webhook(settings, to) as webhook:
+        dispatcher = Dispatcher(
+            feed,
+            webhook,
+            tenant=settings.tenant,
+            gate=owner,
+            mode=settings.on_store_failure,
+            topics=frozenset(settings.alert_on),
+            scopes=frozenset(settings.alert_scopes),
+        )
+        log.info("alerts are delivered", host=to.host, format=to.form)
+        telling = asyncio.create_task(dispatcher.run())
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            await dispatcher.aclose()
+
+
 @asynccontextmanager
 async def open_app(
     settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
@@ -211,6 +267,7 @@ async def open_app(
         inner = await stack.enter_async_context(open_ledger(settings, store, owner, metrics))
         outage = await stack.enter_async_context(_open_outage(settings, store, inner, metrics))
         ledger: Ledger = outage or inner
+        await stack.enter_async_context(_telling(settings, inner, owner))
         transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
             read_timeout_s=settings.upstream_read_timeout_s,
@@ -236,12 +293,17 @@ async def open_app(
             lease_ms=settings.hold_lease_s * 1000,
             tenant=settings.tenant,
         )
+        provider_key = settings.openai_api_key
         proxy = Proxy(
             router=Router(openai.ROUTES),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,
-            destinations=destinations_of(settings, transport),
+            upstream=Upstream(
+                settings.openai_base_url,
+                f"Bearer {provider_key.get_secret_value()}".encode() if provider_key else None,
+                transport,
+            ),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
         )

@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from tokengate.destination import Destination, Destinations
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
 from tokengate.exchange import BODYLESS, Exchange, Progress, code_class, failure_class, passed_headers
 from tokengate.gate import Charge, Gate, Ticket
@@ -31,9 +30,9 @@ from tokengate.inbound import (
     read_body,
 )
 from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Router, UnpricedFeature
-from tokengate.session import Identity
+from tokengate.session import Identity, without_session
 from tokengate.telemetry import Telemetry
-from tokengate.upstream import UpstreamError, UpstreamTimeout
+from tokengate.upstream import Transport, UpstreamError, UpstreamTimeout
 
 CLIENT_CLOSED: Final = 499
 """The status that is logged when the caller left before it had an answer (nginx's convention)."""
@@ -57,6 +56,16 @@ class Bounds:
     concurrency_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a provider is, and the authorization that replaces the caller's own (None: the caller's is forwarded)."""
+
+    base_url: str
+    """Without a trailing slash; takes the place of `/v1`."""
+    authorization: bytes | None
+    transport: Transport
+
+
 class Proxy:
     """See the module. Collaborators come through the constructor; `aclose` is theirs, not ours."""
 
@@ -67,7 +76,7 @@ class Proxy:
         dialect: Dialect,
         gate: Gate,
         identity: Identity,
-        destinations: Destinations,
+        upstream: Upstream,
         telemetry: Telemetry,
         bounds: Bounds,
     ) -> None:
@@ -75,7 +84,7 @@ class Proxy:
         self.dialect = dialect
         self.gate = gate
         self.identity = identity
-        self.destinations = destinations
+        self.upstream = upstream
         self.telemetry = telemetry
         self.bounds = bounds
         self._process = secrets.token_hex(6)
@@ -110,7 +119,6 @@ class Visit:
         "admitted_ns",
         "code_class",
         "connection",
-        "destination",
         "dialect",
         "dispatched_ns",
         "endpoint",
@@ -120,11 +128,7 @@ class Visit:
         "head_sent",
         "inbound",
         "model",
-<<<<<<< HEAD
         "provider",
-=======
-        "path",
->>>>>>> f160e84 (Where a request goes is chosen by path, model or dialect, each with its own key and prices; routes may be told by a header)
         "proxy",
         "receive",
         "received_ns",
@@ -153,14 +157,7 @@ class Visit:
         self.connection: Connection = extensions[CONNECTION]
         self.head_bytes: int = extensions[HEAD_BYTES]
         self.dialect = proxy.dialect
-<<<<<<< HEAD
         self.endpoint = self.provider = ""
-=======
-        self.path = ""
-        """As it was written, without the prefix that chose its destination."""
-        self.destination: Destination | None = None
-        self.endpoint = ""
->>>>>>> f160e84 (Where a request goes is chosen by path, model or dialect, each with its own key and prices; routes may be told by a header)
         self.model = ""
         self.stream = False
         self.session: Session | None = None
@@ -178,18 +175,10 @@ class Visit:
                 Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
             )
         # The path as it was written: what is decoded here and forwarded as written could be two things.
-        path = inbound.raw_path.decode("latin-1")
-        chosen = self.destination = proxy.destinations.by_prefix(path)
-        self.path = path = path if chosen is None else path.removeprefix(chosen.prefix)
-        route = proxy.router.match(inbound.method, path, inbound.given)
+        route = proxy.router.match(inbound.method, inbound.raw_path.decode("latin-1"))
         if route is None or not _plain(inbound.path):
-<<<<<<< HEAD
             return await self.refuse(_no_route(proxy.router, inbound))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
-=======
-            return await self.refuse(_no_route(proxy.router, inbound, path))
-        self.dialect, self.endpoint = route.dialect, route.name
->>>>>>> f160e84 (Where a request goes is chosen by path, model or dialect, each with its own key and prices; routes may be told by a header)
         try:
             if route.endpoint is None:
                 await self._pass_free()
@@ -227,37 +216,24 @@ class Visit:
             return await self.refuse(session)
         self.session = session
         try:
-            request = endpoint.parse(body, self.inbound)
+            request = endpoint.parse(body)
         except RequestError as error:
             return await self.refuse(_bad_request(error))
         self.model, self.stream = request.call.model, request.call.stream
-        destination = self._where(self.model)
-        if destination.quirks is not None:
-            request = request.suited(destination.quirks)
         self.connection.on_lost = self._caller_left
-<<<<<<< HEAD
         admitted = await proxy.gate.admit(request, session, self.request_id)
         self.admitted_ns, self.waited_us = time.perf_counter_ns(), admitted.waited_us
-=======
-        admitted = await proxy.gate.admit(request, session, self.request_id, destination.section)
->>>>>>> f160e84 (Where a request goes is chosen by path, model or dialect, each with its own key and prices; routes may be told by a header)
         if isinstance(admitted, Refusal):
             return await self.refuse(admitted)
-        await self._exchange(admitted, destination)
+        await self._exchange(admitted)
         return None
 
-    def _where(self, model: str = "") -> Destination:
-        """Where the request goes; kept for the log."""
-        if self.destination is None:
-            self.destination = self.proxy.destinations.of(self.dialect.name, model)
-        return self.destination
-
-    async def _exchange(self, ticket: Ticket, destination: Destination) -> None:
-        proxy, inbound = self.proxy, self.inbound
-        self.exchange = exchange = Exchange(proxy.gate, destination.transport, self.dialect, ticket, self.send)
+    async def _exchange(self, ticket: Ticket) -> None:
+        proxy = self.proxy
+        self.exchange = exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
         progress = exchange.progress
         try:
-            url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
+            url, headers = self._target()
             body = ticket.request.body(ticket.output_cap_tokens)
             self.dispatched_ns = time.perf_counter_ns()
             await exchange.run(url, headers, body)
@@ -306,15 +282,22 @@ class Visit:
             usage=charge.usage,
         )
 
+    def _target(self) -> tuple[str, list[tuple[bytes, bytes]]]:
+        upstream = self.proxy.upstream
+        url = upstream.base_url + self.inbound.raw_path.decode("ascii", errors="replace").removeprefix("/v1")
+        query = without_session(self.inbound.query)
+        if query:
+            url = f"{url}?{query.decode('latin-1')}"
+        return url, self.inbound.headers(upstream.authorization)
+
     # --- free endpoints ---
 
     async def _pass_free(self) -> None:
-        inbound, destination = self.inbound, self._where()
-        url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
+        url, headers = self._target()
         self.connection.on_lost = self._caller_left
         self.dispatched_ns = time.perf_counter_ns()
         try:
-            response = await destination.transport.send(inbound.method, url, headers, b"")
+            response = await self.proxy.upstream.transport.send(self.inbound.method, url, headers, b"")
         except UpstreamError as error:
             reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
             self.code_class = failure_class(reason)
@@ -381,7 +364,7 @@ class Visit:
             # The SDKs of OpenAI and Anthropic retry a 429 twice, unless they are told that it is pointless.
             headers.append((b"x-should-retry", b"false"))
         if refusal.reason is Reason.METHOD_NOT_ALLOWED:
-            methods = self.proxy.router.methods(self.path)
+            methods = self.proxy.router.methods(self.inbound.raw_path.decode("latin-1"))
             headers.append((b"allow", ", ".join(methods).encode()))
         if refusal.standing is not None:
             headers.append((b"x-tokengate-scope", refusal.standing.scope.kind.encode()))
@@ -466,9 +449,9 @@ def _plain(path: str) -> bool:
     return "/." not in path and "//" not in path and "\\" not in path
 
 
-def _no_route(router: Router, inbound: Inbound, path: str) -> Refusal:
+def _no_route(router: Router, inbound: Inbound) -> Refusal:
     # As it was written, like `match`: another way to write an endpoint is not that endpoint.
-    methods = router.methods(path)
+    methods = router.methods(inbound.raw_path.decode("latin-1"))
     if methods:
         return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
     return Refusal(

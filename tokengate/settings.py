@@ -8,7 +8,7 @@ counts as unset. Constructing `Settings` reads nothing; only `load` does.
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
@@ -42,6 +42,8 @@ GRACE_S_MAX: Final = 3_600
 REQUEST_BYTES_MIN: Final = 1024
 HEADER_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 1024 * 1024 * 1024
+THRESHOLDS_MAX: Final = 8
+ALERT_HOSTS_MAX: Final = 64
 
 _MASK: Final = "********"
 _REDIS_SCHEMES: Final = frozenset(
@@ -103,6 +105,36 @@ def _key(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _words(value: object) -> object:
+    """A list, as it is written in one variable: words with commas between them."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _percentages(value: object) -> object:
+    return () if value == "none" else _words(value)
+
+
+def _thresholds(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(value) > THRESHOLDS_MAX or list(value) != sorted(set(value)) or not all(1 <= each <= 100 for each in value):
+        raise ValueError("not thresholds")
+    return value
+
+
+def _among(*known: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    def check(value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not set(value) <= set(known):
+            raise ValueError("not among them")
+        return value
+
+    return check
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > ALERT_HOSTS_MAX or not all(re.fullmatch(r"(\*\.)?[a-z0-9._:\[\]-]+", host) for host in value):
+        raise ValueError("not hosts")
+    return value
+
+
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -146,6 +178,31 @@ Host = Annotated[str, AfterValidator(_host), Allowed("an address or a host name"
 Timezone = Annotated[
     str, AfterValidator(_timezone), Allowed("a name of the IANA time zone database, like UTC or Europe/Berlin")
 ]
+Thresholds = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_percentages),
+    AfterValidator(_thresholds),
+    Allowed(f"at most {THRESHOLDS_MAX} whole percentages from 1 to 100, ascending, with commas between them; or none"),
+]
+Topics = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_among("budget", "freeze", "store")),
+    Allowed("one or more of budget, freeze, store, with commas between them"),
+]
+Scopes = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_among("session", "agent", "tenant")),
+    Allowed("one or more of session, agent, tenant, with commas between them"),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_hosts),
+    Allowed(f"at most {ALERT_HOSTS_MAX} host names in lower case, or *.domain, with commas between them"),
+]
+Secret = Annotated[SecretStr | None, AfterValidator(_key), Allowed("visible ASCII characters")]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_log_level)]
 Calls = Annotated[int, Field(ge=1, le=CALLS_MAX)]
 Folder = Annotated[Path, Allowed("the path of a directory, which is created")]
@@ -206,6 +263,15 @@ class Settings(BaseSettings):
     upstream_ca_file: OptionalFile = None
     shutdown_grace_s: Annotated[int, Field(ge=0, le=GRACE_S_MAX)] = 30
 
+    alert_thresholds: Thresholds = (50, 80, 95, 100)
+    alert_webhook_url: Secret = None
+    alert_format: Literal["json", "slack", "pagerduty"] = "json"
+    alert_secret: Secret = None
+    alert_routing_key: Secret = None
+    alert_hosts_allowed: Hosts = ()
+    alert_on: Topics = ("budget", "freeze", "store")
+    alert_scopes: Scopes = ("session", "agent", "tenant")
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -222,7 +288,7 @@ class Settings(BaseSettings):
 NAMES: Final = tuple(Settings.model_fields)
 """The settings by their field names; the variables are the same in upper case."""
 
-SECRETS: Final = frozenset({"openai_api_key", "redis_url"})
+SECRETS: Final = frozenset({"openai_api_key", "redis_url", "alert_webhook_url", "alert_secret", "alert_routing_key"})
 AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget", "store_allowance"})
 
 
@@ -288,7 +354,7 @@ def allowed(name: str) -> str:
 def shown(settings: Settings, name: str) -> str:
     """A setting's value for people: secrets masked, amounts in USD."""
     value = getattr(settings, name)
-    if value is None or value == "":
+    if value is None or value in ("", ()):
         return "(unset)"
     if name == "redis_url":
         return _without_password(value.get_secret_value())
@@ -298,6 +364,8 @@ def shown(settings: Settings, name: str) -> str:
         return f"{format_usd(value)} USD"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from tokengate import __version__
-from tokengate.cli import inject, pricing
+from tokengate.cli import pricing
 
 if TYPE_CHECKING:
     from tokengate.control.local import LocalControl
@@ -31,7 +31,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(pricing.app, name="pricing")
-app.command()(inject.inject)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
@@ -103,6 +102,14 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(as_table(checks))
     if any(check.mark is Mark.FAILED for check in checks):
         raise typer.Exit(1)
+
+
+@app.command("test-alert")
+def test_alert() -> None:
+    """Send a test alert to ALERT_WEBHOOK_URL, once, and say what became of it."""
+    from tokengate.cli import alerts
+
+    raise typer.Exit(alerts.test_alert(_settings().settings))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import hiredis
 from msgspec import Struct
 
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Ending, Limit, Period, Scope, Session, Standing
+from tokengate.domain import Ending, Limit, Period, Scope, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
     EXPIRED_TTL_MS,
@@ -42,6 +42,9 @@ from tokengate.ledger.link import LinkLost, Pipe, Reply
 from tokengate.ledger.resp import Part, Parts, bulk, command, parts
 from tokengate.money import AmountError, format_usd, parse_usd
 
+USAGE_TTL_S: Final = 400 * 24 * 3600
+"""How long the hourly roll-ups and statistics are kept: a year and a month."""
+
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
@@ -59,10 +62,12 @@ _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
 class Script:
     """One Lua file, with the shared words before it, and another file as a function of its name where it needs one."""
 
-    def __init__(self, name: str, function: str = "") -> None:
+    def __init__(self, name: str, function: str = "", *, thresholds: Sequence[int] = ()) -> None:
         folder = Path(__file__).parent
         self.name = name
-        self.text = (folder / "scope.lua").read_bytes()
+        # A constant of the text, not an argument: no call pays for it.
+        self.text = b"local THRESHOLDS = {%b}\n" % ",".join(map(str, thresholds)).encode()
+        self.text += (folder / "scope.lua").read_bytes()
         if function:
             self.text += b"local function %b()\n%bend\n" % (
                 function.encode(),
@@ -86,7 +91,10 @@ class Script:
 
 
 class RedisLedger:
-    """See `Ledger` and `Tallies`. `now_ms` is for tests: production lets the server's clock decide."""
+    """See `Ledger` and `Tallies`. `now_ms` is for tests: production lets the server's clock decide.
+
+    `thresholds` are the percentages of a budget that are told of, ascending: an event each, once an epoch.
+    """
 
     def __init__(
         self,
@@ -97,6 +105,7 @@ class RedisLedger:
         sessions_max: int,
         retry_ms: int,
         watch: Watch | None = None,
+        thresholds: tuple[int, ...] = (),
     ) -> None:
         self._link = link
         self._watch = watch
@@ -104,11 +113,11 @@ class RedisLedger:
         self._lease_ms = lease_ms
         self._sessions_max = sessions_max
         self._retry_s = retry_ms / 1000
-        self._reserve, self._settle, self._renew = Script("reserve"), Script("settle"), Script("renew")
-        self._sweep, self._journal = Script("sweep"), Script("journal", "settle")
-        self._budget, self._freeze = Script("budget"), Script("freeze")
-        self._reset, self._delete = Script("reset"), Script("delete")
-        self._tally = Script("tally")
+        script = partial(Script, thresholds=thresholds)
+        self._reserve, self._settle, self._renew = script("reserve"), script("settle"), script("renew")
+        self._sweep, self._budget, self._reset = script("sweep"), script("budget"), script("reset")
+        self._freeze, self._journal = script("freeze"), script("journal", "settle")
+        self._tally = script("tally")
         self._digests_allowed = True
         self._skew_ms = 0
         self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
@@ -169,7 +178,6 @@ class RedisLedger:
             settlement.assumed,
             settlement.ending,
             settlement.model,
-            settlement.session,
             self.now_ms,
         )
         return path.of(settlement.hold_id, f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}")
@@ -183,12 +191,12 @@ class RedisLedger:
     async def replay(self, settlement: Settlement, journal: str, line: int, *, known: bool) -> Replayed:
         """Post a line of a journal: once, whenever it is said. `known`: only if the store still knows the hold."""
         tenant, usage = settlement.limits[0].scope.tenant, settlement.usage
-        names = _settled(tenant, self._now() // _HOUR_MS)
+        names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS)]
         names += [keys.scope(limit.scope) for limit in settlement.limits]
-        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.journals(tenant)]
+        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.sessions(tenant), keys.journals(tenant)]
         given: list[Part] = [f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}", self.now_ms]
-        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS]
-        given += [settlement.session.id, settlement.session.agent, journal, line, "1" if known else "0"]
+        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS, USAGE_TTL_S]
+        given += [journal, line, "1" if known else "0", settlement.session.id]
         reply = await self._run(self._journal, parts(len(names), *names, *given))
         return Replayed(reply[1])
 
@@ -205,8 +213,8 @@ class RedisLedger:
         return gone
 
     async def sweep(self, tenant: str) -> int:
-        names = _settled(tenant, self._now() // _HOUR_MS)
-        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS)
+        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS))
+        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S)
         return int(await self._run(self._sweep, parts(len(names), *names, *given)))
 
     async def state(self, limit: Limit) -> ScopeState:
@@ -216,12 +224,14 @@ class RedisLedger:
         )
         return _state(limit, fields, self._now())
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
+    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
         cap = "" if cap_nano is None else str(cap_nano)
-        await self._run(self._budget, parts(2, *self._changed(scope), cap, by[:BY_CHARS_MAX]))
+        session = scope.name if scope.kind == "session" else ""
+        await self._run(self._budget, parts(len(names), *names, self.now_ms, cap, session))
 
-    async def reset(self, scope: Scope, *, by: str = "") -> None:
-        await self._run(self._reset, parts(2, *self._changed(scope), by[:BY_CHARS_MAX]))
+    async def reset(self, scope: Scope) -> None:
+        await self._run(self._reset, parts(2, keys.scope(scope), keys.events(scope.tenant), self.now_ms))
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
         return await self._set_frozen(scope, "1", "" if for_ms is None else for_ms, reason[:REASON_CHARS_MAX], by)
@@ -230,20 +240,14 @@ class RedisLedger:
         return await self._set_frozen(scope, "0", "", "", by)
 
     async def _set_frozen(self, scope: Scope, frozen: str, for_ms: int | str, reason: str, by: str) -> bool:
-        given = parts(2, *self._changed(scope), frozen, for_ms, reason, by[:BY_CHARS_MAX])
-        return bool(await self._run(self._freeze, given))
-
-    async def delete(self, scope: Scope, *, by: str = "") -> bool:
-        given = parts(2, *self._changed(scope), by[:BY_CHARS_MAX], EXPIRED_TTL_MS)
-        return await self._run(self._delete, given) is not None
-
-    def _changed(self, scope: Scope) -> tuple[str, str, int]:
-        """What every change by a person begins with: the scope, the events, the clock."""
-        return keys.scope(scope), keys.events(scope.tenant), self.now_ms
+        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
+        session = scope.name if scope.kind == "session" else ""
+        given = (self.now_ms, frozen, for_ms, reason, by[:BY_CHARS_MAX], session)
+        return bool(await self._run(self._freeze, parts(len(names), *names, *given)))
 
     async def tally(self, tenant: str, sums: Mapping[str, int]) -> None:
         given: list[Part] = [part for pair in sums.items() for part in pair]
-        await self._run(self._tally, parts(1, keys.stats(tenant, self._now() // _HOUR_MS), *given))
+        await self._run(self._tally, parts(1, keys.stats(tenant, self._now() // _HOUR_MS), USAGE_TTL_S, *given))
 
     async def tallies(self, tenant: str, hours: Sequence[int]) -> list[dict[str, int]]:
         # Gathered, so that they leave in one write.
@@ -263,6 +267,14 @@ class RedisLedger:
 
     def _now(self) -> int:
         return self.now_ms or _clock_ms() + self._skew_ms
+
+    async def run(self, script: Script, given: Parts) -> Reply:
+        """Run a script that lives beside the ledger's own, with the same patience.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        return await self._run(script, given)
 
     async def _run(self, script: Script, given: Parts) -> Reply:
         began_ns = time.perf_counter_ns()
@@ -348,20 +360,11 @@ def _path(tenant: str, names: list[str], arguments: Sequence[str | int]) -> _Pat
 
 
 @lru_cache(maxsize=PATHS_CACHED)
-def _settle_path(
-    limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, session: Session, now_ms: int
-) -> _Path:
+def _settle_path(limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, now_ms: int) -> _Path:
     tenant = limits[0].scope.tenant
-    names = [*_settled(tenant, hour), *(keys.scope(limit.scope) for limit in limits)]
-    given = (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, session.id, session.agent)
-    return _path(tenant, names, given)
-
-
-def _settled(tenant: str, hour: int) -> list[str]:
-    """What is written beside the scopes whenever something is charged."""
-    day = hour // 24
-    by_day = (keys.usage_by_session(tenant, day), keys.usage_by_agent(tenant, day))
-    return [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour), *by_day]
+    names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour)]
+    names += [keys.scope(limit.scope) for limit in limits]
+    return _path(tenant, names, (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, USAGE_TTL_S))
 
 
 class _Told:
