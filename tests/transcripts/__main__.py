@@ -1,13 +1,14 @@
-"""`python -m tests.transcripts write`: write the generated transcripts anew."""
+"""`python -m tests.transcripts write` generates the transcripts anew, `record` records those of real frameworks anew."""
 
+import asyncio
 import sys
 
 from tests.transcripts.collection import GENERATED, files, write
 
 
-def main() -> None:
+def generate() -> None:
+    """Write the files of the folder `generated`."""
     made = files()
-    GENERATED.mkdir(exist_ok=True)
     for stale in GENERATED.iterdir():
         if stale.name not in made:
             stale.unlink()
@@ -16,7 +17,12 @@ def main() -> None:
     print(f"{len(made)} files in {GENERATED}")  # noqa: T201 - it is a command
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] != ["write"]:
+match sys.argv[1:]:
+    case ["write"]:
+        generate()
+    case ["record"]:
+        from tests.transcripts import record
+
+        asyncio.run(record.main())
+    case _:
         raise SystemExit(__doc__)
-    main()

@@ -51,6 +51,14 @@ def serve(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = 
     raise typer.Exit(main(arguments or []))
 
 
+@app.command("replay", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def replay_file(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
+    """Say what a gate would have refused of the calls in a FILE (a gate's log, or JSONL), and what that had saved."""
+    from tokengate.cli.replay import main
+
+    raise typer.Exit(main(arguments or []))
+
+
 @app.command("check-config")
 def check_config(as_json: Json = False) -> None:
     """Print the effective settings and where each comes from; or everything that is wrong with them."""

@@ -143,6 +143,11 @@ class MemoryLedger:
         self._settle(settlement)
         then(settlement, True)
 
+    def forget(self, hold_id: str) -> None:
+        """Drop the record of a settled hold, as the store does after `RECORD_TTL_MS`."""
+        if self._holds[hold_id].state == "settled":
+            del self._holds[hold_id]
+
     async def renew(self, tenant: str, hold_ids: Sequence[str]) -> list[str]:  # noqa: ARG002
         gone = []
         for hold_id in hold_ids:

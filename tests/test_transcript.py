@@ -1,0 +1,183 @@
+"""Lines of transcripts and of the log are read as what they are, and what cannot be read is said in words."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from tests.test_telemetry import ALLOWED, REFUSED
+from tokengate.domain import Reason, Session, Usage
+from tokengate.providers import Router
+from tokengate.providers.openai import ROUTES
+from tokengate.telemetry import Telemetry
+from tokengate.transcript import DURATION_MS_MAX, Entry, Reader, TranscriptError
+
+READER = Reader(Router(ROUTES), Session("fallback", "acme", "crawler"))
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+CALL: dict[str, Any] = {"timestamp": "2026-03-02T09:00:00.250Z", "body": CHAT}
+AT_MS = 1_772_442_000_250
+
+
+def read(**members: Any) -> Entry:
+    """A call with these members; those that are None are left out."""
+    line = {name: value for name, value in (CALL | members).items() if value is not None}
+    entry = READER.read(json.dumps(line).encode())
+    assert entry is not None
+    return entry
+
+
+def why(**members: Any) -> str:
+    with pytest.raises(TranscriptError) as caught:
+        read(**members)
+    return str(caught.value)
+
+
+class TestCalls:
+    def test_the_least_that_a_line_may_say(self) -> None:
+        entry = read()
+        assert (entry.at_ms, entry.ended_ms, entry.status, entry.usage) == (AT_MS, AT_MS, 200, None)
+        assert entry.session == Session("fallback", "acme", "crawler")
+        assert entry.request.call.model == "gpt-4o-mini"
+        assert (entry.cost_nano, entry.blocked) == (None, False)
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "2026-03-02T09:00:00.250Z",
+            "2026-03-02T10:00:00.250+01:00",
+            "2026-03-02 09:00:00.250",
+            1_772_442_000.25,
+            1_772_442_000_250,
+        ],
+    )
+    def test_times(self, written: object) -> None:
+        assert read(timestamp=written).at_ms == AT_MS
+
+    def test_an_answer_takes_its_time(self) -> None:
+        assert read(duration_ms=1500.4).ended_ms == AT_MS + 1500
+
+    def test_whose_it_is(self) -> None:
+        named = {"session_id": "s", "agent": "a", "tenant": "t"}
+        assert read(**named).session == Session("s", "t", "a")
+        assert read(headers={"x-session-id": "h"}).session.id == "h"
+        assert read(session_id="s", headers={"X-Session-ID": "h"}).session.id == "s"
+        assert read(agent="").session.agent == ""
+
+    @pytest.mark.parametrize(
+        ("url", "body", "produces_output"),
+        [
+            (None, CHAT, True),
+            ("/v1/chat/completions", CHAT, True),
+            ("https://api.openai.com/v1/chat/completions?x=1", CHAT, True),
+            (None, {"model": "text-embedding-3-small", "input": ["a", "b"]}, False),
+            (None, {"model": "gpt-3.5-turbo-instruct", "prompt": "a"}, True),
+        ],
+    )
+    def test_where_it_went(self, url: str | None, body: dict[str, Any], produces_output: bool) -> None:
+        assert read(url=url, body=body).request.call.produces_output is produces_output
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"usage": {"prompt_tokens": 8, "completion_tokens": 21}},
+            {"response": {"usage": {"prompt_tokens": 8, "completion_tokens": 21}}},
+            {"response": {"status_code": 200, "body": {"usage": {"prompt_tokens": 8, "completion_tokens": 21}}}},
+            {"usage": {"prompt_tokens": 8, "completion_tokens": 21}, "body": CHAT | {"stream": True}},
+        ],
+    )
+    def test_what_was_used(self, members: dict[str, Any]) -> None:
+        assert read(**members).usage == Usage(8, 21)
+
+    def test_the_model_that_answered_is_taken_from_the_answer(self) -> None:
+        answer = {"model": "gpt-4o", "usage": {"prompt_tokens": 8, "completion_tokens": 21}}
+        assert read(response={"body": answer}).usage == Usage(8, 21, model="gpt-4o")
+
+    def test_a_failure_uses_nothing(self) -> None:
+        usage = {"prompt_tokens": 8, "completion_tokens": 21}
+        assert read(status=500, usage=usage).usage is None
+        assert read(response={"status_code": 429, "body": {"error": {}}}).status == 429
+
+    @pytest.mark.parametrize(
+        ("members", "words"),
+        [
+            ({"timestamp": None}, "it has no timestamp"),
+            ({"timestamp": "yesterday"}, "timestamp: 'yesterday' is not ISO 8601"),
+            ({"timestamp": -1}, "timestamp: -1 is not a time since 1970, in seconds or milliseconds"),
+            ({"timestamp": 10**15}, f"timestamp: {10**15} is not a time since 1970, in seconds or milliseconds"),
+            ({"timestamp": [1]}, "timestamp: expected `int | float | str | null`, got `array`"),
+            ({"body": None}, "neither a call (it has no body) nor a request of the log (it has no decision)"),
+            ({"body": "text"}, "it is not clear where it went: add its url, like /v1/chat/completions"),
+            ({"body": {"model": "m"}}, "it is not clear where it went: add its url, like /v1/chat/completions"),
+            ({"body": CHAT | {"messages": []}}, "body: messages must be a list of at least one message."),
+            ({"url": "/v1/images"}, "/v1/images is no endpoint that is metered"),
+            ({"url": "/v1/models"}, "/v1/models is no endpoint that is metered"),
+            ({"session_id": "a b"}, "session_id: 'a b' is not a name"),
+            ({"session_id": ""}, "session_id: '' is not a name"),
+            ({"agent": "{x}"}, "agent: '{x}' is not a name"),
+            ({"duration_ms": -1}, f"duration_ms: -1.0 is not from 0 to {DURATION_MS_MAX}"),
+            ({"duration_ms": "1"}, "duration_ms: expected `float | null`, got `str`"),
+            ({"headers": {"a": 1}}, "headers[...]: expected `str`, got `int`"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, members: dict[str, Any], words: str) -> None:
+        assert why(**members) == words
+
+    @pytest.mark.parametrize("line", [b"nonsense", b"[]", b'"text"', b"\xff", b'{"body": {}', b'{"timestamp": NaN}'])
+    def test_what_is_no_object_is_said_to_be_none(self, line: bytes) -> None:
+        with pytest.raises(TranscriptError, match=r"JSON|object"):
+            READER.read(line)
+
+    def test_nothing_that_is_nested_raises_anything_else(self) -> None:
+        for text in (b'{"body":' + b"[" * 100_000, b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
+            with pytest.raises(TranscriptError):
+                READER.read(text)
+
+    def test_a_blank_line_is_nothing(self) -> None:
+        assert READER.read(b"  \r\n") is None
+
+
+class TestLog:
+    def lines(self) -> list[bytes]:
+        out: list[bytes] = []
+        telemetry = Telemetry(out.append, logging.INFO)
+        for outcome in (ALLOWED, REFUSED):
+            telemetry.record(outcome)
+        telemetry.flush()
+        return b"".join(out).splitlines()
+
+    async def test_a_line_as_the_gate_writes_it(self) -> None:
+        allowed, refused = self.lines()
+        entry = READER.read(allowed)
+        assert entry is not None
+        assert entry.session == ALLOWED.session
+        assert entry.at_ms == ALLOWED.started_ms
+        assert entry.ended_ms == ALLOWED.started_ms + 22
+        assert entry.cost_nano == ALLOWED.actual_nano
+        assert entry.usage == Usage(11, 12, cache_read_tokens=13, reasoning_tokens=5)
+        assert entry.request.call.model == "gpt-4o-mini"
+        # It was refused before anybody knew what it was.
+        assert READER.read(refused) is None
+
+    def test_what_was_refused_is_tried_again_at_no_cost(self) -> None:
+        line = {"event": "request", "timestamp": CALL["timestamp"], "decision": "blocked", "session_id": "s"}
+        line |= {"model": "gpt-4o-mini", "reason": Reason.BUDGET_EXCEEDED, "actual_cost": None, "status": 429}
+        entry = READER.read(json.dumps(line).encode())
+        assert entry is not None
+        assert (entry.blocked, entry.cost_nano, entry.usage) == (True, None, None)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            {"event": "serving", "timestamp": "2026-03-02T09:00:00Z", "url": "http://127.0.0.1:8000"},
+            {"event": "request", "decision": "allowed", "model": "", "session_id": None, "endpoint": "models"},
+        ],
+    )
+    def test_other_lines_are_passed_over(self, line: dict[str, Any]) -> None:
+        assert READER.read(json.dumps(line).encode()) is None
+
+    @pytest.mark.parametrize("cost", [-1, 1e300])
+    def test_what_is_no_amount_is_said_to_be_none(self, cost: float) -> None:
+        line = {"timestamp": CALL["timestamp"], "decision": "allowed", "session_id": "s", "model": "m"}
+        with pytest.raises(TranscriptError, match="actual_cost"):
+            READER.read(json.dumps(line | {"actual_cost": cost}).encode())
