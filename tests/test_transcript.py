@@ -1,16 +1,14 @@
 """Lines of transcripts and of the log are read as what they are, and what cannot be read is said in words."""
 
 import json
-import logging
 from typing import Any
 
 import pytest
 
-from tests.test_telemetry import ALLOWED, REFUSED
+from tests.telemetry.test_log import ALLOWED, REFUSED, written
 from tokengate.domain import Reason, Session, Usage
 from tokengate.providers import Router
 from tokengate.providers.openai import ROUTES
-from tokengate.telemetry import Telemetry
 from tokengate.transcript import DURATION_MS_MAX, Entry, Reader, TranscriptError
 
 READER = Reader(Router(ROUTES), Session("fallback", "acme", "crawler"))
@@ -138,16 +136,8 @@ class TestCalls:
 
 
 class TestLog:
-    def lines(self) -> list[bytes]:
-        out: list[bytes] = []
-        telemetry = Telemetry(out.append, logging.INFO)
-        for outcome in (ALLOWED, REFUSED):
-            telemetry.record(outcome)
-        telemetry.flush()
-        return b"".join(out).splitlines()
-
     async def test_a_line_as_the_gate_writes_it(self) -> None:
-        allowed, refused = self.lines()
+        allowed, refused = written(ALLOWED, REFUSED)
         entry = READER.read(allowed)
         assert entry is not None
         assert entry.session == ALLOWED.session
