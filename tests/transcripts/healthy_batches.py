@@ -237,7 +237,9 @@ def code_completed_while_typing(tape: Tape) -> None:
     """An editor asks for a completion with every few keys; now and then the text is the same as before."""
     prompt = f"# {tape.sentence()}\ndef "
     for _ in range(90):
-        prompt += tape.pick("", tape.words(1)[: tape.random.randint(1, 6)], "(", "\n    ", " ")
+        # Keys that change nothing (an arrow, an undo) are rare, as is a line that is only begun.
+        typed = (tape.words(1)[: tape.random.randint(1, 6)], "(", f"\n    {tape.words(1)}", "")
+        prompt += tape.random.choices(typed, (6, 2, 2, 1))[0]
         body = {"model": "gpt-3.5-turbo-instruct", "prompt": prompt, "max_tokens": 32, "temperature": 0}
         tape.send(body, url=COMPLETIONS, output_tokens=12, took_s=0.2)
         tape.wait(0.1, 2)

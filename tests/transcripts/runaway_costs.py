@@ -13,8 +13,9 @@ READ = tool("read_log", page="which")
 def history_appended_to_itself(tape: Tape) -> None:
     """A bug appends the whole history to the history with each turn: every call is twice as large as the one before."""
     chat = Chat(tape, model="gpt-4.1", system="You are a helpful assistant.").user(tape.prose(3))
-    for _ in range(10):
-        tape.repeat()
+    for turn in range(11):
+        if turn:
+            tape.repeat()
         chat.ask(tape.sentence())
         chat.messages.extend(chat.messages[1:])
         tape.wait(0.2, 2)

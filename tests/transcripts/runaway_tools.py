@@ -4,6 +4,7 @@ A repetition is a call of the model in which it has learnt nothing since the one
 """
 
 import json
+from functools import partial
 from typing import Any
 
 from tests.transcripts.kinds import runaway
@@ -200,3 +201,23 @@ def old_function_calls(tape: Tape) -> None:
         chat.messages.append({"role": "assistant", "content": None, "function_call": called})
         chat.messages.append({"role": "function", "name": "search", "content": "nothing found"})
         tape.wait(0.1, 0.5)
+
+
+@runaway("one call of the tool")
+def stuck_among_many(tape: Tape) -> None:
+    """Six conversations share a session; five get on with their work, and one calls the same tool for ever."""
+    tasks = [tape.prose(1) for _ in range(6)]
+    query, result = tape.words(4), "No results found."
+
+    def stuck() -> None:
+        chat = Chat(tape, system=ASSISTANT, tools=[SEARCH]).user(tasks[0])
+        for _ in range(times(tape)):
+            tape.repeat()
+            chat.use(("search", {"query": query}, result))
+
+    def work(task: str) -> None:
+        chat = Chat(tape, system=ASSISTANT, tools=[SEARCH]).user(task)
+        for _ in range(times(tape)):
+            chat.use(("search", {"query": tape.words(3)}, tape.prose(2)))
+
+    tape.together([stuck, *(partial(work, task) for task in tasks[1:])], 6)

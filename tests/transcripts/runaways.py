@@ -72,6 +72,16 @@ def retry_storm(tape: Tape) -> None:
 
 
 @runaway("one call")
+def retry_storm_without_a_pause(tape: Tape) -> None:
+    """A program without an SDK sends a failing call again at once, for ever; the provider says 429 or 500."""
+    chat = Chat(tape, model="gpt-4o", system="You are a planner.").user(tape.prose(4))
+    for _ in range(times(tape) + 20):
+        tape.repeat()
+        tape.send(chat.body, status=tape.pick(429, 500), took_s=tape.random.uniform(0.05, 0.3))
+        tape.wait(0.001, 0.1)
+
+
+@runaway("one call")
 def retries_of_good_answers(tape: Tape) -> None:
     """Code takes a good answer for a failure (it cannot parse it), and has no end to its retries, with back-off."""
     document = tape.prose(7)
@@ -226,3 +236,13 @@ def delegation_to_itself(tape: Tape) -> None:
         tape.repeat()
         chat = Chat(tape, system="You are an expert. Delegate what others can do.", tools=[delegate]).user(task)
         chat.use(("delegate", {"task": task}, "started"), took_s=(0.01, 0.1))
+
+
+@runaway("one generation of sub-agents")
+def delegation_to_two(tape: Tape) -> None:
+    """An agent hands its task on to two sub-agents, each of which does the same: every generation is twice as many."""
+    body = Chat(tape, system="You are an expert. Delegate to two others.").user(tape.prose(3)).body
+    for generation in range(8):
+        tape.repeat()
+        jobs = [lambda: tape.send(body, output_tokens=40, took_s=tape.random.uniform(1, 2))] * 2**generation
+        tape.together(jobs, len(jobs))
