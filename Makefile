@@ -10,11 +10,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
+LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types audit bench soak ci clean
+.PHONY: help run demo test lint types audit lock image image-test bench soak ci clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## Run the gate on this machine (without a key: on a simulated provider)
 	@$(BIN)/tokengate serve --simulate-without-key
@@ -36,6 +39,19 @@ types: $(VENV)/installed-dev ## Check the types
 audit: $(VENV)/installed-dev ## Check that no dependency is missing, in conflict or withdrawn
 	@$(BIN)/python .ci/audit.py
 
+lock: $(VENV)/installed-dev ## Choose the versions of the image's dependencies anew
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install "uv>=0.9"
+	$(BIN)/uv pip compile $(LOCKING) --output-file docker/requirements.txt pyproject.toml
+	echo hatchling | $(BIN)/uv pip compile $(LOCKING) --output-file docker/build-requirements.txt -
+	$(BIN)/python .ci/wheels.py
+
+image: ## Build the image for this machine's processor with docker; IMAGE=name:tag
+	docker build --tag $(or $(IMAGE),tokengate:latest) --build-arg VERSION=$(VERSION) .
+
+image-test: $(VENV)/installed-dev ## Build the image with buildah, look into it and run it (as root)
+	@$(BIN)/python .ci/wheels.py
+	@$(BIN)/python -m pytest tests/image $(ARGS)
+
 bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -46,7 +62,7 @@ ci: ## Do what the continuous integration does
 	.ci/run
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .image dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/created:
@@ -69,5 +85,5 @@ $(VENV)/installed-demo: $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing what tests and checks need ..." >&2
-	@$(PIP) install --editable ".[embedded,prices]" --group dev
+	@$(PIP) install --editable ".[embedded,prices,injector]" --group dev
 	@touch $@

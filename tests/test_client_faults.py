@@ -7,6 +7,7 @@ slow readers, `test_large_answers`; ways around the gate, `test_faults` (9); nam
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.gate import until
+from tests.support.gate import gate, until
 from tests.support.hashes import booked, held_nano, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, Scene, chat, fixed, raw, scene
 from tokengate import inbound, wire
+from tokengate.ledger import keys
 from tokengate.simulate import SimulateOptions
 from tokengate.wire import HEAD_BYTES_MAX
 
@@ -121,6 +123,31 @@ async def test_who_leaves_before_the_answer_stops_the_provider_and_pays_for_what
     assert held_nano(redis_cli) == 0
 
 
+async def test_who_leaves_before_its_request_could_be_sent_to_the_provider_costs_nothing(
+    store: Server, redis_cli: "redis.Redis"
+) -> None:
+    with socket.socket() as deaf:
+        # Its queue of connections is full: the handshake of the next one is not answered.
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        async with gate(f"http://127.0.0.1:{deaf.getsockname()[1]}/v1", store.url) as running:
+            host, port = running.url.removeprefix("http://").split(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request())
+            await until(lambda: redis_cli.zcard(keys.leases("default")) == 1)
+            writer.transport.abort()
+            [entry] = await running.log()
+        for filler in fillers:
+            filler.close()
+    assert (entry["status"], entry["ending"], entry["assumed"]) == (499, "rejected", False)
+    assert entry["actual_cost"] == 0
+    assert (spent_nano(redis_cli), held_nano(redis_cli)) == (0, 0)
+
+
 async def test_who_leaves_while_it_waits_for_a_budget_costs_nothing_and_holds_up_nobody(
     store: Server, redis_cli: "redis.Redis"
 ) -> None:
@@ -152,7 +179,7 @@ async def test_who_leaves_an_endpoint_that_costs_nothing_stops_the_provider(stor
             held.set()
             await asyncio.Event().wait()
 
-        at.gate.app.proxy.upstream.transport.send = hangs  # type: ignore[method-assign, assignment]
+        at.gate.app.proxy.destinations.of("openai").transport.send = hangs  # type: ignore[method-assign, assignment]
         line.writer.write(request(b"", method="GET", target="/v1/models"))
         await held.wait()
         line.hang_up()

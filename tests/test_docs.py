@@ -20,9 +20,12 @@ from typer.testing import CliRunner
 
 from tests.support.gate import gate, gate_processes, simulated, until
 from tests.support.redis_server import Server
-from tokengate import cli
+from tokengate import __version__, cli
 from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS, ample_nano
 from tokengate.domain import Reason, Scope
+from tokengate.injector import refusals, sidecar
+from tokengate.injector.patch import Skip
+from tokengate.injector.policy import Policy
 from tokengate.ledger import keys
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTable, output_cap_for, quote
@@ -118,7 +121,7 @@ class TestCommands:
     """Those in the documents are run as they stand, against stores and providers of our own."""
 
     def test_make_has_every_target(self) -> None:
-        targets = set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
         used = {words[1] for _, words in COMMANDS if words[0] == "make"}
         assert used <= targets
         assert used >= {"run", "demo", "test", "lint", "types", "bench"}
@@ -132,6 +135,8 @@ class TestCommands:
         self, store: Server, redis_cli: "redis.Redis", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
+        (tmp_path / "policy.yaml").write_text("session: strict")
+        (tmp_path / "agent.yaml").write_text((ROOT / "tests/golden/pods/bare.in.yaml").read_text())
         (tmp_path / "prices.json").write_bytes(pricing_file().read_bytes())
         ran = 0
         for page, words in COMMANDS:
@@ -381,6 +386,11 @@ class TestStore:
             keys.sessions("t"),
             keys.events("t"),
             keys.journals("t"),
+            keys.index("t", "agent"),
+            keys.deleted(Scope("t", "KIND", "NAME")),
+            keys.usage_by_session("t", 0).removesuffix("0") + "DAY",
+            keys.usage_by_agent("t", 0).removesuffix("0") + "DAY",
+            *(keys.index("t", "session", order) for order in ("names", "frozen", "spent", "share")),
             keys.reader("t", "NAME"),
         }
         made |= {of("t", 0).removesuffix("0") + "HOUR" for of in (keys.usage, keys.stats)}
@@ -420,6 +430,35 @@ class TestStore:
             assert redis_cli.hget(keys.scope(Scope("default", "session", "default")), "requests") == "2"
         finally:
             redis_cli.execute_command("ACL", "DELUSER", "gate")
+
+
+class TestInjector:
+    def section(self, title: str) -> str:
+        text = reference("injector")
+        return text[text.index(f"## {title}") :]
+
+    def test_every_member_of_the_policy_and_its_default(self) -> None:
+        table = {code(row[0])[0]: row[1] for row in rows(self.section("The policy"), "| Member |")}
+        names = dict(zip(Policy.__struct_encode_fields__, Policy.__struct_fields__, strict=True))
+        assert list(table) == list(names)
+        for member, name in names.items():
+            default = getattr(Policy(), name)
+            if isinstance(default, str | int):
+                assert str(default).lower().removesuffix(__version__) in code(table[member])[0].lower()
+
+    def test_every_reason_to_skip_and_to_refuse(self) -> None:
+        for title, reasons in (("Who is left alone", Skip), ("Who is refused", refusals.Reason)):
+            assert [code(row[0])[0] for row in rows(self.section(title), "| Reason |")] == [*reasons]
+
+    def test_every_mark(self) -> None:
+        source = (ROOT / "tokengate" / "injector" / "sidecar.py").read_text()
+        for suffix in re.findall(r'f"\{DOMAIN\}([a-z-]+)"', source):
+            assert f"`tokengate.io/{suffix}" in reference("injector")
+
+    def test_the_page_for_agents_says_what_they_see(self) -> None:
+        page = READ[DOCS / "how-to" / "inject.md"]
+        for name in sidecar.agent_environment(Policy()):
+            assert f"`{name}`" in page
 
 
 class TestExplanations:
@@ -470,4 +509,5 @@ def test_settings_named_in_the_documents_exist() -> None:
     for page, text in READ.items():
         for name in re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", text):
             outside = name.startswith(("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM"))
+            outside = outside or name in sidecar.BASE_URLS or name in sidecar.ALIASES or name in sidecar.KEYS.values()
             assert outside or name.removesuffix("_FILE") in known or name in known, (page, name)

@@ -7,6 +7,7 @@ nano-dollar, with nothing held, whatever broke in between.
 import asyncio
 import itertools
 import random
+import resource
 import signal
 import tempfile
 from collections import Counter
@@ -85,11 +86,17 @@ def kept(fsync: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize(
-    ("ending", "fsync"), [(signal.SIGTERM, "always"), (signal.SIGKILL, "always"), (signal.SIGKILL, "everysec")]
+    ("binary", "ending", "fsync"),
+    [
+        (None, signal.SIGTERM, "always"),
+        (None, signal.SIGKILL, "always"),
+        (None, signal.SIGKILL, "everysec"),
+        (redis_server.valkey(), signal.SIGKILL, "always"),
+    ],
 )
-async def test_a_server_restarted_under_load(ending: signal.Signals, fsync: str) -> None:
+async def test_a_server_restarted_under_load(binary: str | None, ending: signal.Signals, fsync: str) -> None:
     with kept(fsync) as (folder, options):
-        server = redis_server.start(folder, *options)
+        server = redis_server.start(folder, *options, binary=binary)
         try:
             async with scene(server.url, default_budget=BUDGET) as at:
                 load = Load(at)
@@ -97,7 +104,7 @@ async def test_a_server_restarted_under_load(ending: signal.Signals, fsync: str)
                     await load.answered(60)
                     server.process.send_signal(ending)
                     server.process.wait()
-                    server = redis_server.start(folder, *options)
+                    server = redis_server.start(folder, *options, binary=binary)
                 await load.answered(60)
                 await load.stop()
                 assert set(load.statuses) <= {200, 503}
@@ -142,13 +149,15 @@ async def fail_over(group: redis_groups.Group) -> None:
             assert [each for each in happened(cli) if each["kind"] != "budget"] == []
 
 
-async def test_a_sentinel_puts_a_replica_in_the_place_of_a_killed_master() -> None:
-    async with redis_groups.sentinel() as group:
+@pytest.mark.parametrize("guarded", [False, True], ids=["plain", "tls and passwords"])
+async def test_a_sentinel_puts_a_replica_in_the_place_of_a_killed_master(guarded: bool) -> None:
+    async with redis_groups.sentinel(guarded=guarded) as group:
         await fail_over(group)
 
 
-async def test_a_cluster_puts_a_replica_in_the_place_of_a_killed_master() -> None:
-    async with redis_groups.cluster(keys.scope(Scope("default", "session", "s0"))) as group:
+@pytest.mark.parametrize("guarded", [False, True], ids=["plain", "tls and passwords"])
+async def test_a_cluster_puts_a_replica_in_the_place_of_a_killed_master(guarded: bool) -> None:
+    async with redis_groups.cluster(keys.scope(Scope("default", "session", "s0")), guarded=guarded) as group:
         await fail_over(group)
 
 
@@ -222,6 +231,28 @@ async def test_a_server_out_of_memory_refuses_in_words_and_recovers() -> None:
             await load.stop()
             assert set(load.statuses) == {200, 503}
             await nothing_lost(at, cli)
+
+
+async def test_a_server_whose_disk_is_full_admits_nothing_until_it_can_write_again() -> None:
+    with kept("everysec") as (folder, options):
+        server = redis_server.start(folder, *options)
+        try:
+            async with scene(server.url, default_budget=BUDGET) as at:
+                load = Load(at)
+                await load.answered(40)
+                # No file may grow: what a full disk is to a program that writes.
+                signals = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+                await until(lambda: load.statuses[503] >= 20)
+                refused = await at.post(UNARY.body, "s0", UNARY.simulate)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+                resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, signals)
+                await load.answered(40)
+                await load.stop()
+                assert set(load.statuses) == {200, 503}
+                with server.client() as cli:
+                    await nothing_lost(at, cli)
+        finally:
+            redis_server.stop(server)
 
 
 async def test_a_slow_store_slows_calls_and_loses_nothing(store: Server, redis_cli: "redis.Redis") -> None:

@@ -163,7 +163,11 @@ async def test_an_unknown_encoding_is_an_error_that_says_so() -> None:
     tokenizer.close()
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"aGVsbG8= 0\n"), b"not gzip", gzip.compress(b"x" * 99)[:-9], None])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"aGVsbG8= 0\n"), b"not gzip", gzip.compress(b"x" * 99)[:-9], None],
+    ids=["another", "not gzip", "cut", "none"],
+)
 def test_a_vocabulary_that_is_not_the_expected_one_is_refused(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from tokengate import __version__
 from tokengate.budgets import Policy
+from tokengate.destination import Destination, Destinations
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
@@ -28,7 +29,7 @@ from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
 from tokengate.providers import Router, openai
-from tokengate.proxy import Bounds, Proxy, Upstream
+from tokengate.proxy import Bounds, Proxy
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
 from tokengate.session import Identity
@@ -40,6 +41,7 @@ from tokengate.telemetry.counts import Counts
 from tokengate.telemetry.exposition import Collector, Exposition, Facts
 from tokengate.telemetry.metrics import new_counts
 from tokengate.tokens import Tokenizer
+from tokengate.upstream import Transport
 from tokengate.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
@@ -96,6 +98,20 @@ def policy_of(settings: Settings) -> Policy:
         tenant_period=settings.tenant_budget_period,
         timezone=settings.budget_timezone,
     )
+
+
+def destinations_of(settings: Settings, transport: Transport) -> Destinations:
+    """Where calls go."""
+    key = settings.openai_api_key
+    own = Destination(
+        "openai",
+        settings.openai_base_url,
+        transport,
+        section="openai",
+        replaces="/v1",
+        key=f"Bearer {key.get_secret_value()}".encode() if key else None,
+    )
+    return Destinations({openai.dialect.name: own})
 
 
 def load_prices(path: Path | None) -> PriceTable:
@@ -293,17 +309,12 @@ async def open_app(
             lease_ms=settings.hold_lease_s * 1000,
             tenant=settings.tenant,
         )
-        provider_key = settings.openai_api_key
         proxy = Proxy(
             router=Router(openai.ROUTES),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,
-            upstream=Upstream(
-                settings.openai_base_url,
-                f"Bearer {provider_key.get_secret_value()}".encode() if provider_key else None,
-                transport,
-            ),
+            destinations=destinations_of(settings, transport),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
         )

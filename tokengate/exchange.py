@@ -13,7 +13,15 @@ from tokengate.gate import Charge, Gate, Ticket
 from tokengate.inbound import HOP_BY_HOP, NAMES_NOTHING, Send, without_named
 from tokengate.money import format_usd
 from tokengate.providers import Dialect, Meter, Reading
-from tokengate.upstream import ConnectFailed, Headers, Response, Transport, UpstreamError, UpstreamTimeout
+from tokengate.upstream import (
+    CancelledUnsent,
+    ConnectFailed,
+    Headers,
+    Response,
+    Transport,
+    UpstreamError,
+    UpstreamTimeout,
+)
 
 UNARY_GATHERED_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer up to this size is gathered before it goes on, so that its cost can stand in its headers."""
@@ -103,9 +111,10 @@ class Exchange:
             await self._pass(response)
         except UpstreamError as error:
             await self._failed(error)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             progress.error = progress.error or "the answer was not awaited to its end"
-            progress.ending = self._ending_when_cut()
+            unsent = isinstance(error, CancelledUnsent)
+            progress.ending = Ending.REJECTED if unsent else self._ending_when_cut()
             raise
         finally:
             if response is not None:

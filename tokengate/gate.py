@@ -45,6 +45,8 @@ class Ticket(Struct, frozen=True):
     hold_id: str
     session: Session
     limits: tuple[Limit, ...]
+    section: str
+    """Of the price table."""
     request: Request
     call: Call
     price: Price
@@ -100,10 +102,17 @@ class Gate:
 
     # --- admission ---
 
-    async def admit(self, request: Request, session: Session, hold_id: str) -> Ticket | Refusal:
-        """Hold the price of a call against every limit on its path, or say why not."""
+    async def admit(self, request: Request, session: Session, hold_id: str, section: str) -> Ticket | Refusal:
+        """Hold the price of a call against every limit on its path, or say why not.
+
+        Args:
+            request: what is asked.
+            session: who asks.
+            hold_id: the name of the hold, which no other call has.
+            section: the section of the price table that has the model.
+        """
         call = request.call
-        lookup = self.prices.lookup(call.model)
+        lookup = self.prices.lookup(call.model, section)
         if lookup.price is None:
             return _unpriced(call.model)
         price, path = lookup.price, limits(self._policy, session)
@@ -131,7 +140,7 @@ class Gate:
         self._held.add(hold_id)
         cap = output_cap_for(bounds, verdict.grant_nano) if bounds.cappable else None
         grant, standing, waited = verdict.grant_nano, verdict.standing, verdict.waited_us
-        return Ticket(hold_id, session, path, request, call, price, bounds, grant, cap, standing, waited)
+        return Ticket(hold_id, session, path, section, request, call, price, bounds, grant, cap, standing, waited)
 
     def _quote(self, price: Price, call: Call) -> Quote:
         return quote(price, call, self._typical.of(price.model), output_cap=self._output_cap)
@@ -209,7 +218,7 @@ class Gate:
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
         price = ticket.price
         if usage.model and usage.model != ticket.call.model:
-            price = self.prices.lookup(usage.model).price or price
+            price = self.prices.lookup(usage.model, ticket.section).price or price
         try:
             return cost(price, usage, ticket.call.service_tier)
         except PricingError as error:

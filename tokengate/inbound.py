@@ -45,8 +45,11 @@ HOP_BY_HOP: Final = frozenset(
 )
 NAMES_NOTHING: Final = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close"})
 """The usual values of `Connection`: they name no header that ends here."""
+CREDENTIALS: Final = (b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key")
+"""The headers in which the SDKs of the providers send a key."""
+
 _STAYS_HOME: Final = HOP_BY_HOP | {
-    b"authorization",
+    *CREDENTIALS,
     b"host",
     b"content-length",
     b"expect",
@@ -92,12 +95,12 @@ class Inbound:
     """The head of one request, read once."""
 
     __slots__ = (
-        "authorization",
         "coded",
         "content_length",
         "content_type",
         "forwarded",
         "from_page",
+        "given",
         "method",
         "path",
         "query",
@@ -112,7 +115,8 @@ class Inbound:
         self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
         self.query: bytes = scope["query_string"]
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        last = dict(headers)
+        self.given = last = dict(headers)
+        """The last value of each header."""
         self.session = last.get(b"x-session-id")
         self.content_type = last.get(b"content-type")
         self.coded = last.get(b"content-encoding", b"identity") != b"identity"
@@ -120,11 +124,10 @@ class Inbound:
         """A web page sent it: only pages have an origin."""
         if len(last) != len(headers):
             self._look_at_repeated(headers)
-        self.authorization = last.get(b"authorization")
         length = last.get(b"content-length", b"")
         self.content_length = int(length) if length.isdigit() else None
         self.forwarded = [pair for pair in headers if pair[0] not in _STAYS_HOME]
-        """What goes on to the provider, but for the authorization."""
+        """What goes on to the provider, but for the credentials."""
         connection = last.get(b"connection", b"")
         if connection not in NAMES_NOTHING:
             self.forwarded = without_named(self.forwarded, connection)
@@ -138,13 +141,6 @@ class Inbound:
             self.session = b""
         if len(types) > 1:
             self.content_type = b", ".join(sorted(types))
-
-    def headers(self, provider_authorization: bytes | None) -> list[tuple[bytes, bytes]]:
-        """The headers for the provider: with its key if we have one, else with the caller's own authorization."""
-        authorization = provider_authorization or self.authorization
-        if authorization is not None:
-            return [*self.forwarded, (b"authorization", authorization)]
-        return self.forwarded
 
 
 def without_named(headers: list[tuple[bytes, bytes]], connection: bytes) -> list[tuple[bytes, bytes]]:

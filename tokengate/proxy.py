@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from tokengate.destination import Destination, Destinations
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
 from tokengate.exchange import BODYLESS, Exchange, Progress, code_class, failure_class, passed_headers
 from tokengate.gate import Charge, Gate, Ticket
@@ -30,9 +31,9 @@ from tokengate.inbound import (
     read_body,
 )
 from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Router, UnpricedFeature
-from tokengate.session import Identity, without_session
+from tokengate.session import Identity
 from tokengate.telemetry import Telemetry
-from tokengate.upstream import Transport, UpstreamError, UpstreamTimeout
+from tokengate.upstream import UpstreamError, UpstreamTimeout
 
 CLIENT_CLOSED: Final = 499
 """The status that is logged when the caller left before it had an answer (nginx's convention)."""
@@ -56,16 +57,6 @@ class Bounds:
     concurrency_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Where a provider is, and the authorization that replaces the caller's own (None: the caller's is forwarded)."""
-
-    base_url: str
-    """Without a trailing slash; takes the place of `/v1`."""
-    authorization: bytes | None
-    transport: Transport
-
-
 class Proxy:
     """See the module. Collaborators come through the constructor; `aclose` is theirs, not ours."""
 
@@ -76,7 +67,7 @@ class Proxy:
         dialect: Dialect,
         gate: Gate,
         identity: Identity,
-        upstream: Upstream,
+        destinations: Destinations,
         telemetry: Telemetry,
         bounds: Bounds,
     ) -> None:
@@ -84,7 +75,7 @@ class Proxy:
         self.dialect = dialect
         self.gate = gate
         self.identity = identity
-        self.upstream = upstream
+        self.destinations = destinations
         self.telemetry = telemetry
         self.bounds = bounds
         self._process = secrets.token_hex(6)
@@ -119,6 +110,7 @@ class Visit:
         "admitted_ns",
         "code_class",
         "connection",
+        "destination",
         "dialect",
         "dispatched_ns",
         "endpoint",
@@ -128,6 +120,7 @@ class Visit:
         "head_sent",
         "inbound",
         "model",
+        "path",
         "provider",
         "proxy",
         "receive",
@@ -157,6 +150,9 @@ class Visit:
         self.connection: Connection = extensions[CONNECTION]
         self.head_bytes: int = extensions[HEAD_BYTES]
         self.dialect = proxy.dialect
+        self.path = ""
+        """As it was written, without the prefix that chose its destination."""
+        self.destination: Destination | None = None
         self.endpoint = self.provider = ""
         self.model = ""
         self.stream = False
@@ -175,9 +171,12 @@ class Visit:
                 Refusal(Reason.HEADERS_TOO_LARGE, "The headers are larger than this gate takes (HEADER_BYTES_MAX).")
             )
         # The path as it was written: what is decoded here and forwarded as written could be two things.
-        route = proxy.router.match(inbound.method, inbound.raw_path.decode("latin-1"))
+        path = inbound.raw_path.decode("latin-1")
+        chosen = self.destination = proxy.destinations.by_prefix(path)
+        self.path = path = path if chosen is None else path.removeprefix(chosen.prefix)
+        route = proxy.router.match(inbound.method, path, inbound.given)
         if route is None or not _plain(inbound.path):
-            return await self.refuse(_no_route(proxy.router, inbound))
+            return await self.refuse(_no_route(proxy.router, inbound, path))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         try:
             if route.endpoint is None:
@@ -216,24 +215,34 @@ class Visit:
             return await self.refuse(session)
         self.session = session
         try:
-            request = endpoint.parse(body)
+            request = endpoint.parse(body, self.inbound)
         except RequestError as error:
             return await self.refuse(_bad_request(error))
         self.model, self.stream = request.call.model, request.call.stream
+        destination = self._where(self.model)
+        if destination.quirks is not None:
+            request = request.suited(destination.quirks)
         self.connection.on_lost = self._caller_left
-        admitted = await proxy.gate.admit(request, session, self.request_id)
+        admitted = await proxy.gate.admit(request, session, self.request_id, destination.section)
         self.admitted_ns, self.waited_us = time.perf_counter_ns(), admitted.waited_us
         if isinstance(admitted, Refusal):
             return await self.refuse(admitted)
-        await self._exchange(admitted)
+        await self._exchange(admitted, destination)
         return None
 
-    async def _exchange(self, ticket: Ticket) -> None:
-        proxy = self.proxy
-        self.exchange = exchange = Exchange(proxy.gate, proxy.upstream.transport, self.dialect, ticket, self.send)
+    def _where(self, model: str = "") -> Destination:
+        """Where the request goes; kept for the log."""
+        if self.destination is None:
+            self.destination = self.proxy.destinations.of(self.dialect.name, model)
+        self.provider = self.destination.name
+        return self.destination
+
+    async def _exchange(self, ticket: Ticket, destination: Destination) -> None:
+        proxy, inbound = self.proxy, self.inbound
+        self.exchange = exchange = Exchange(proxy.gate, destination.transport, self.dialect, ticket, self.send)
         progress = exchange.progress
         try:
-            url, headers = self._target()
+            url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
             body = ticket.request.body(ticket.output_cap_tokens)
             self.dispatched_ns = time.perf_counter_ns()
             await exchange.run(url, headers, body)
@@ -282,22 +291,15 @@ class Visit:
             usage=charge.usage,
         )
 
-    def _target(self) -> tuple[str, list[tuple[bytes, bytes]]]:
-        upstream = self.proxy.upstream
-        url = upstream.base_url + self.inbound.raw_path.decode("ascii", errors="replace").removeprefix("/v1")
-        query = without_session(self.inbound.query)
-        if query:
-            url = f"{url}?{query.decode('latin-1')}"
-        return url, self.inbound.headers(upstream.authorization)
-
     # --- free endpoints ---
 
     async def _pass_free(self) -> None:
-        url, headers = self._target()
+        inbound, destination = self.inbound, self._where()
+        url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
         self.connection.on_lost = self._caller_left
         self.dispatched_ns = time.perf_counter_ns()
         try:
-            response = await self.proxy.upstream.transport.send(self.inbound.method, url, headers, b"")
+            response = await destination.transport.send(inbound.method, url, headers, b"")
         except UpstreamError as error:
             reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
             self.code_class = failure_class(reason)
@@ -364,7 +366,7 @@ class Visit:
             # The SDKs of OpenAI and Anthropic retry a 429 twice, unless they are told that it is pointless.
             headers.append((b"x-should-retry", b"false"))
         if refusal.reason is Reason.METHOD_NOT_ALLOWED:
-            methods = self.proxy.router.methods(self.inbound.raw_path.decode("latin-1"))
+            methods = self.proxy.router.methods(self.path)
             headers.append((b"allow", ", ".join(methods).encode()))
         if refusal.standing is not None:
             headers.append((b"x-tokengate-scope", refusal.standing.scope.kind.encode()))
@@ -449,9 +451,9 @@ def _plain(path: str) -> bool:
     return "/." not in path and "//" not in path and "\\" not in path
 
 
-def _no_route(router: Router, inbound: Inbound) -> Refusal:
+def _no_route(router: Router, inbound: Inbound, path: str) -> Refusal:
     # As it was written, like `match`: another way to write an endpoint is not that endpoint.
-    methods = router.methods(inbound.raw_path.decode("latin-1"))
+    methods = router.methods(path)
     if methods:
         return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
     return Refusal(

@@ -78,8 +78,8 @@ async def test_a_lost_connection_fails_all_that_wait_and_the_next_command_connec
 
 
 async def test_a_server_that_says_nothing_for_a_whole_timeout_is_given_up(server: Server) -> None:
-    link = link_to(server.socket, timeout_ms=50)
-    with pytest.raises(LinkLost, match=r"did not answer within 0\.05 s"):
+    link = link_to(server.socket, timeout_ms=1000)
+    with pytest.raises(LinkLost, match=r"did not answer within 1 s"):
         await ask(link, "BLPOP", "nothing", 0)
     assert await ask(link, "PING") == b"PONG"
     await link.aclose()

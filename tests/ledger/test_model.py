@@ -121,6 +121,12 @@ class Machine(RuleBasedStateMachine):
     def reset(self, session: Session) -> None:
         self.both(lambda ledger: ledger.reset(session_limit(self.policy, session).scope))
 
+    @rule(limit=st.sampled_from(SESSIONS).flatmap(lambda session: st.tuples(st.just(session), st.integers(0, 2))))
+    def delete(self, limit: tuple[Session, int]) -> None:
+        session, index = limit
+        path = limits(self.policy, session)
+        self.both(lambda ledger: ledger.delete(path[min(index, len(path) - 1)].scope))
+
     @rule(session=st.sampled_from(SESSIONS), cap=st.one_of(st.none(), amounts))
     def set_budget(self, session: Session, cap: int | None) -> None:
         self.debt = True  # a cap below what is spent already is somebody's will

@@ -82,6 +82,7 @@ async def test_a_scope_and_a_hold_are_what_the_reference_says(ledger: RedisLedge
     tenant = fields(cli, "default", "tenant")
     assert int(tenant["resets_at_ms"]) - int(tenant["period_start_ms"]) == 86_400_000
     known = documented("A session, an agent, a tenant")
+    assert session.pop("gpt-4o:total_nano") == "3000000000"
     assert set(session) | set(tenant) | set(fields(cli, "crawler", "agent")) <= known
     assert (hold["state"], hold["grant"], hold["owner"]) == ("held", "1.000000000", "host:1:abc")
     ended = cli.hgetall("tokengate:{default}:hold:one")
@@ -90,18 +91,27 @@ async def test_a_scope_and_a_hold_are_what_the_reference_says(ledger: RedisLedge
     assert [each["kind"] for each in happened(cli)] == ["overrun"]
 
 
-async def test_an_hour_is_rolled_up_by_model(ledger: RedisLedger, cli: "redis.Redis") -> None:
+async def test_an_hour_is_rolled_up_by_model_and_a_day_by_session_and_agent(
+    ledger: RedisLedger, cli: "redis.Redis"
+) -> None:
     for hold_id in ("one", "two"):
         await ledger.reserve(ask(hold_id))
         await ledger.settle(settlement(hold_id, 5))
-    [name] = cli.keys("*:usage:*")
-    assert cli.hgetall(name) == {
-        "gpt-4o:cost_nano": "10",
-        "gpt-4o:input_tokens": "6",
-        "gpt-4o:output_tokens": "8",
-        "gpt-4o:requests": "2",
+    kept = {re.sub(r"\d+$", "", str(name)): (cli.hgetall(name), cli.ttl(name)) for name in cli.keys("*:usage:*")}
+    assert {name: fields for name, (fields, _) in kept.items()} == {
+        "tokengate:{default}:usage:": {
+            "gpt-4o:cost_nano": "10",
+            "gpt-4o:input_tokens": "6",
+            "gpt-4o:output_tokens": "8",
+            "gpt-4o:requests": "2",
+        },
+        "tokengate:{default}:usage:sessions:": {"alice": "10"},
+        "tokengate:{default}:usage:agents:": {"crawler": "10"},
     }
-    assert 0 < cli.ttl(name) <= 400 * 86_400
+    days = {name: -(-ttl // 86_400) for name, (_, ttl) in kept.items()}
+    assert sorted(days.values()) == [35, 400, 400]
+    assert days["tokengate:{default}:usage:sessions:"] == 35
+    assert (fields(cli, "alice")["agent"], fields(cli, "alice")["gpt-4o:total_nano"]) == ("crawler", "10")
 
 
 async def test_an_amount_is_exact_to_the_nano_dollar_up_to_the_largest(ledger: RedisLedger, cli: "redis.Redis") -> None:
@@ -301,7 +311,7 @@ async def test_a_full_server_refuses_and_holds_nothing(ledger: RedisLedger, cli:
 
 async def test_what_the_reference_says_a_gate_needs_is_enough(server: Server, cli: "redis.Redis") -> None:
     text = " ".join(REFERENCE.read_text().partition("## What a gate may be allowed\n")[2].partition("\n## ")[0].split())
-    commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]{4,})`", text.partition("On a Cluster")[0])]
+    commands = [f"+{name.lower()}" for name in re.findall(r"`([A-Z]{3,})`", text.partition("On a Cluster")[0])]
     assert {"+evalsha", "+hset", "+xadd"} <= set(commands)
     cli.execute_command("ACL", "SETUSER", "gate", "reset", "on", ">secret", "~tokengate:*", *commands)
     pool = redis.asyncio.ConnectionPool.from_url(f"unix://gate:secret@{server.socket}", protocol=2)

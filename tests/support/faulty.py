@@ -64,7 +64,7 @@ async def facing(
             gate(f"{provider.url}/v1", store.url, **settings) as running,
             client(running.url) as http,
         ):
-            transport = running.app.proxy.upstream.transport
+            transport = running.app.proxy.destinations.of("openai").transport
             assert isinstance(transport, HttpTransport)
             transport._read_timeout_s = READ_TIMEOUT_S
             yield provider, running, http

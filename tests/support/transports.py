@@ -32,6 +32,16 @@ class HttpxTransport:
         await self._inner.aclose()
 
 
+class NoTransport:
+    """The way of what is never sent."""
+
+    async def send(self, method: str, url: str, headers: Headers, body: bytes) -> "HttpxStream":
+        raise ConnectFailed("nothing is sent here")
+
+    async def aclose(self) -> None:
+        return
+
+
 class HttpxStream:
     """An `httpx.Response` as a `tokengate.upstream.Response`."""
 

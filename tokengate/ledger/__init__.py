@@ -191,11 +191,11 @@ class Ledger(Protocol):
 
     async def state(self, limit: Limit) -> ScopeState: ...
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
-        """Give a scope a cap of its own, or (None) let it follow the default again."""
+    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
+        """Give a scope a cap of its own, or (None) let it follow the default again. `by`: who, for the event."""
         ...
 
-    async def reset(self, scope: Scope) -> None:
+    async def reset(self, scope: Scope, *, by: str = "") -> None:
         """Start a new epoch: nothing spent, nothing held; what is still held settles in the old one."""
         ...
 
@@ -217,6 +217,13 @@ class Ledger(Protocol):
 
     async def unfreeze(self, scope: Scope, *, by: str) -> bool:
         """Lift a freeze; gives whether there was one that was not over."""
+        ...
+
+    async def delete(self, scope: Scope, *, by: str = "") -> bool:
+        """Forget a scope; should it be named again, it starts anew, and what was held before cannot be posted to it.
+
+        Gives whether there was one.
+        """
         ...
 
 

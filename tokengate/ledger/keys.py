@@ -36,9 +36,35 @@ def sessions(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:sessions"
 
 
+def index(tenant: str, kind: str, order: str = "", period_start_ms: int = 0) -> str:
+    """Sorted set: the names of a kind (`session`, `agent`) by last activity (ms), or in another order.
+
+    `names` (all alike, so in the order of their bytes), `frozen` (by when the freeze ends, ms or inf), `spent` (cents,
+    to three digits), `share` (spent of the budget, whole percent); the last two anew in each period, if there is one.
+    """
+    suffix = f":{order}" if order else ""
+    period = f":{period_start_ms}" if period_start_ms else ""
+    return f"{PREFIX}:{{{tenant}}}:{kind}s{suffix}{period}"
+
+
+def deleted(of: Scope) -> str:
+    """What is left of a scope that was deleted, for a day: its next epoch."""
+    return f"{PREFIX}:{{{of.tenant}}}:deleted:{of.kind}:{of.name}"
+
+
 def usage(tenant: str, hour: int) -> str:
     """Hash: what was used in an hour (its number since the epoch), by model."""
     return f"{PREFIX}:{{{tenant}}}:usage:{hour}"
+
+
+def usage_by_session(tenant: str, day: int) -> str:
+    """Hash: what a day (its number since the epoch) cost, by session; the empty name is all others together."""
+    return f"{PREFIX}:{{{tenant}}}:usage:sessions:{day}"
+
+
+def usage_by_agent(tenant: str, day: int) -> str:
+    """The same by agent."""
+    return f"{PREFIX}:{{{tenant}}}:usage:agents:{day}"
 
 
 def stats(tenant: str, hour: int) -> str:

@@ -85,6 +85,8 @@ class MemoryLedger:
     now_ms: int
     _accounts: dict[Scope, _Account] = field(default_factory=dict)
     _holds: dict[str, _Hold] = field(default_factory=dict)
+    _graves: dict[Scope, int] = field(default_factory=dict)
+    """The next epoch of what was deleted."""
 
     async def reserve(self, ask: Ask) -> Verdict:
         rolled = [self._rolled(limit) for limit in ask.limits]
@@ -125,18 +127,20 @@ class MemoryLedger:
             return Settled(0, repeated=False)
         if hold is None:
             for limit in settlement.limits:
-                account = self._accounts.setdefault(limit.scope, _Account())
+                account = self._accounts.setdefault(limit.scope, self._new(limit.scope))
                 account.post(account.epoch, cost, 0, assumed, 0)
             hold = self._holds[settlement.hold_id] = _Hold(0, [], 0)
         elif hold.state == "held":
-            for scope, epoch in hold.path:
-                self._accounts[scope].post(epoch, cost, hold.grant, assumed, max(0, cost - hold.grant))
+            for account, epoch in self._still(hold):
+                account.post(epoch, cost, hold.grant, assumed, max(0, cost - hold.grant))
         else:
-            for scope, epoch in hold.path:
+            for account, epoch in self._still(hold):
                 change = cost - hold.charged
-                self._accounts[scope].post(epoch, change, 0, assumed - hold.charged, max(0, change))
+                account.post(epoch, change, 0, assumed - hold.charged, max(0, change))
         hold.state, hold.charged = "settled", cost
-        self._accounts[settlement.limits[0].scope].requests += 1
+        session = self._accounts.get(settlement.limits[0].scope)
+        if session is not None:
+            session.requests += 1
         return Settled(cost, repeated=False)
 
     def settle_soon(self, settlement: Settlement, then: Then) -> None:
@@ -166,8 +170,8 @@ class MemoryLedger:
         ]
         due = sorted(due, key=lambda hold: hold.expires_ms)[:SWEEP_BATCH_MAX]
         for hold in due:
-            for scope, epoch in hold.path:
-                self._accounts[scope].post(epoch, hold.grant, hold.grant, hold.grant, 0)
+            for account, epoch in self._still(hold):
+                account.post(epoch, hold.grant, hold.grant, hold.grant, 0)
             hold.state, hold.charged = "expired", hold.grant
         return len(due)
 
@@ -204,19 +208,19 @@ class MemoryLedger:
             frozen_by=account.frozen_by,
         )
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
-        account = self._accounts.setdefault(scope, _Account())
+    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:  # noqa: ARG002
+        account = self._accounts.setdefault(scope, self._new(scope))
         account.cap_own_nano = cap_nano
         if account.created_ms is None:
             account.created_ms = account.last_active_ms = self.now_ms
 
-    async def reset(self, scope: Scope) -> None:
-        account = self._accounts.setdefault(scope, _Account())
+    async def reset(self, scope: Scope, *, by: str = "") -> None:  # noqa: ARG002
+        account = self._accounts.setdefault(scope, self._new(scope))
         account.previous_spent, account.previous_held = account.spent, account.held
         account.spent, account.held, account.epoch = 0, 0, account.epoch + 1
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
-        account = self._accounts.setdefault(scope, _Account())
+        account = self._accounts.setdefault(scope, self._new(scope))
         before = account.frozen_at(self.now_ms)
         account.frozen, account.frozen_reason = True, reason[:REASON_CHARS_MAX]
         account.frozen_until_ms = None if for_ms is None else self.now_ms + for_ms
@@ -234,9 +238,22 @@ class MemoryLedger:
         account.frozen_at_ms, account.frozen_by = None, None
         return before
 
+    async def delete(self, scope: Scope, *, by: str = "") -> bool:  # noqa: ARG002
+        account = self._accounts.pop(scope, None)
+        if account is not None:
+            self._graves[scope] = account.epoch + 1
+        return account is not None
+
+    def _new(self, scope: Scope) -> _Account:
+        return _Account(epoch=self._graves.get(scope, 0))
+
+    def _still(self, hold: _Hold) -> list[tuple[_Account, int]]:
+        """The accounts of a hold's path that were not deleted meanwhile."""
+        return [(self._accounts[scope], epoch) for scope, epoch in hold.path if scope in self._accounts]
+
     def _rolled(self, limit: Limit) -> _Account:
         """A copy of the account in the period of now; only an answer that changes it is kept."""
-        account = replace(self._accounts.get(limit.scope) or _Account())
+        account = replace(self._accounts.get(limit.scope) or self._new(limit.scope))
         window = window_start(windows(limit, self.now_ms), self.now_ms)
         if window is not None and window[0] > (account.period_start_ms or 0):
             if account.period_start_ms is not None:

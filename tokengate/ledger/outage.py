@@ -205,11 +205,14 @@ class OutageLedger:
     async def state(self, limit: Limit) -> ScopeState:
         return await self._inner.state(limit)
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
-        await self._inner.set_budget(scope, cap_nano)
+    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
+        await self._inner.set_budget(scope, cap_nano, by=by)
 
-    async def reset(self, scope: Scope) -> None:
-        await self._inner.reset(scope)
+    async def reset(self, scope: Scope, *, by: str = "") -> None:
+        await self._inner.reset(scope, by=by)
+
+    async def delete(self, scope: Scope, *, by: str = "") -> bool:
+        return await self._inner.delete(scope, by=by)
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
         return await self._inner.freeze(scope, reason=reason, for_ms=for_ms, by=by)

@@ -17,7 +17,7 @@ import hiredis
 from msgspec import Struct
 
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Ending, Limit, Period, Scope, Standing
+from tokengate.domain import Ending, Limit, Period, Scope, Session, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
     EXPIRED_TTL_MS,
@@ -41,9 +41,6 @@ from tokengate.ledger import (
 from tokengate.ledger.link import LinkLost, Pipe, Reply
 from tokengate.ledger.resp import Part, Parts, bulk, command, parts
 from tokengate.money import AmountError, format_usd, parse_usd
-
-USAGE_TTL_S: Final = 400 * 24 * 3600
-"""How long the hourly roll-ups and statistics are kept: a year and a month."""
 
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
@@ -115,8 +112,9 @@ class RedisLedger:
         self._retry_s = retry_ms / 1000
         script = partial(Script, thresholds=thresholds)
         self._reserve, self._settle, self._renew = script("reserve"), script("settle"), script("renew")
-        self._sweep, self._budget, self._reset = script("sweep"), script("budget"), script("reset")
-        self._freeze, self._journal = script("freeze"), script("journal", "settle")
+        self._sweep, self._journal = script("sweep"), script("journal", "settle")
+        self._budget, self._freeze = script("budget"), script("freeze")
+        self._reset, self._delete = script("reset"), script("delete")
         self._tally = script("tally")
         self._digests_allowed = True
         self._skew_ms = 0
@@ -178,6 +176,7 @@ class RedisLedger:
             settlement.assumed,
             settlement.ending,
             settlement.model,
+            settlement.session,
             self.now_ms,
         )
         return path.of(settlement.hold_id, f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}")
@@ -191,12 +190,12 @@ class RedisLedger:
     async def replay(self, settlement: Settlement, journal: str, line: int, *, known: bool) -> Replayed:
         """Post a line of a journal: once, whenever it is said. `known`: only if the store still knows the hold."""
         tenant, usage = settlement.limits[0].scope.tenant, settlement.usage
-        names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS)]
+        names = _settled(tenant, self._now() // _HOUR_MS)
         names += [keys.scope(limit.scope) for limit in settlement.limits]
-        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.sessions(tenant), keys.journals(tenant)]
+        names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.journals(tenant)]
         given: list[Part] = [f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}", self.now_ms]
-        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS, USAGE_TTL_S]
-        given += [journal, line, "1" if known else "0", settlement.session.id]
+        given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS]
+        given += [settlement.session.id, settlement.session.agent, journal, line, "1" if known else "0"]
         reply = await self._run(self._journal, parts(len(names), *names, *given))
         return Replayed(reply[1])
 
@@ -213,8 +212,8 @@ class RedisLedger:
         return gone
 
     async def sweep(self, tenant: str) -> int:
-        names = (keys.leases(tenant), keys.events(tenant), keys.usage(tenant, self._now() // _HOUR_MS))
-        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS, USAGE_TTL_S)
+        names = _settled(tenant, self._now() // _HOUR_MS)
+        given = (self.now_ms, keys.hold_prefix(tenant), SWEEP_BATCH_MAX, EXPIRED_TTL_MS)
         return int(await self._run(self._sweep, parts(len(names), *names, *given)))
 
     async def state(self, limit: Limit) -> ScopeState:
@@ -224,14 +223,12 @@ class RedisLedger:
         )
         return _state(limit, fields, self._now())
 
-    async def set_budget(self, scope: Scope, cap_nano: int | None) -> None:
-        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
+    async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
         cap = "" if cap_nano is None else str(cap_nano)
-        session = scope.name if scope.kind == "session" else ""
-        await self._run(self._budget, parts(len(names), *names, self.now_ms, cap, session))
+        await self._run(self._budget, parts(2, *self._changed(scope), cap, by[:BY_CHARS_MAX]))
 
-    async def reset(self, scope: Scope) -> None:
-        await self._run(self._reset, parts(2, keys.scope(scope), keys.events(scope.tenant), self.now_ms))
+    async def reset(self, scope: Scope, *, by: str = "") -> None:
+        await self._run(self._reset, parts(2, *self._changed(scope), by[:BY_CHARS_MAX]))
 
     async def freeze(self, scope: Scope, *, reason: str, for_ms: int | None, by: str) -> bool:
         return await self._set_frozen(scope, "1", "" if for_ms is None else for_ms, reason[:REASON_CHARS_MAX], by)
@@ -240,14 +237,20 @@ class RedisLedger:
         return await self._set_frozen(scope, "0", "", "", by)
 
     async def _set_frozen(self, scope: Scope, frozen: str, for_ms: int | str, reason: str, by: str) -> bool:
-        names = (keys.scope(scope), keys.sessions(scope.tenant), keys.events(scope.tenant))
-        session = scope.name if scope.kind == "session" else ""
-        given = (self.now_ms, frozen, for_ms, reason, by[:BY_CHARS_MAX], session)
-        return bool(await self._run(self._freeze, parts(len(names), *names, *given)))
+        given = parts(2, *self._changed(scope), frozen, for_ms, reason, by[:BY_CHARS_MAX])
+        return bool(await self._run(self._freeze, given))
+
+    async def delete(self, scope: Scope, *, by: str = "") -> bool:
+        given = parts(2, *self._changed(scope), by[:BY_CHARS_MAX], EXPIRED_TTL_MS)
+        return await self._run(self._delete, given) is not None
+
+    def _changed(self, scope: Scope) -> tuple[str, str, int]:
+        """What every change by a person begins with: the scope, the events, the clock."""
+        return keys.scope(scope), keys.events(scope.tenant), self.now_ms
 
     async def tally(self, tenant: str, sums: Mapping[str, int]) -> None:
         given: list[Part] = [part for pair in sums.items() for part in pair]
-        await self._run(self._tally, parts(1, keys.stats(tenant, self._now() // _HOUR_MS), USAGE_TTL_S, *given))
+        await self._run(self._tally, parts(1, keys.stats(tenant, self._now() // _HOUR_MS), *given))
 
     async def tallies(self, tenant: str, hours: Sequence[int]) -> list[dict[str, int]]:
         # Gathered, so that they leave in one write.
@@ -360,11 +363,20 @@ def _path(tenant: str, names: list[str], arguments: Sequence[str | int]) -> _Pat
 
 
 @lru_cache(maxsize=PATHS_CACHED)
-def _settle_path(limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, now_ms: int) -> _Path:
+def _settle_path(
+    limits: tuple[Limit, ...], hour: int, assumed: bool, ending: Ending, model: str, session: Session, now_ms: int
+) -> _Path:
     tenant = limits[0].scope.tenant
-    names = [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour)]
-    names += [keys.scope(limit.scope) for limit in limits]
-    return _path(tenant, names, (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, USAGE_TTL_S))
+    names = [*_settled(tenant, hour), *(keys.scope(limit.scope) for limit in limits)]
+    given = (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, session.id, session.agent)
+    return _path(tenant, names, given)
+
+
+def _settled(tenant: str, hour: int) -> list[str]:
+    """What is written beside the scopes whenever something is charged."""
+    day = hour // 24
+    by_day = (keys.usage_by_session(tenant, day), keys.usage_by_agent(tenant, day))
+    return [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour), *by_day]
 
 
 class _Told:

@@ -22,7 +22,7 @@ local function load(index)
     'frozen', 'frozen_until_ms', 'last_active_ms')
   local scope = {
     key = key, index = index, change = {}, new = not was[9], last_active = tonumber(was[9]) or 0,
-    epoch = tonumber(was[5]) or 0, resets_at = 0,
+    epoch = tonumber(was[5]) or (was[9] and 0 or first_epoch(key)), resets_at = 0,
     spent_text = was[3] or '0', held_text = was[4] or '0', frozen = was[7] == '1', frozen_until = tonumber(was[8]),
   }
   function scope.put(field, value)
@@ -54,6 +54,7 @@ local function load(index)
         scope.put('previous_held', usd(scope.held))
         scope.put('spent', usd(0))
         scope.put('held', usd(0))
+        scope.put('listed', '')
         scope.spent, scope.held, scope.epoch = 0, 0, scope.epoch + 1
         watch(key, events_of(KEYS[1]), now, scope.epoch, text, 0)
       end
@@ -62,6 +63,9 @@ local function load(index)
       scope.put('resets_at_ms', integer(finish))
     end
     scope.resets_at = finish
+  elseif was[6] then
+    -- It had periods once: it is listed with those that have none.
+    redis.call('HDEL', key, 'period_start_ms', 'resets_at_ms')
   end
   return scope
 end
@@ -90,10 +94,12 @@ local function refuse(verdict, scope, detail, until_ms)
   session.put('last_active_ms', integer(now))
   if session.new then
     session.put('created_ms', integer(now))
-    redis.call('ZADD', sessions, now, ARGV[8])
+    session.put('epoch', integer(session.epoch))
+    seen(session.key, now, true)
   end
   redis.call('HSET', session.key, unpack(session.change))
   redis.pcall('HINCRBY', session.key, 'blocked', 1)
+  note_refusal(session.key, now, verdict, need)
   if verdict == 'exceeded' then
     watch(scope.key, events_of(leases), now, scope.epoch, scope.budget, scope.spent, true)
   end
@@ -103,6 +109,7 @@ end
 for _, scope in ipairs(scopes) do
   if scope.frozen and (not scope.frozen_until or now < scope.frozen_until) then
     local reason = redis.call('HGET', scope.key, 'frozen_reason')
+    list_frozen(scope.key, true, scope.frozen_until)
     return refuse('frozen', scope, reason or '', scope.frozen_until)
   end
   if scope.bad then return refuse('invalid', scope, scope.bad) end
@@ -138,7 +145,7 @@ for _, scope in ipairs(scopes) do
   -- To the second is enough for a list by last activity, and spares the index on a busy session.
   if scope.new or now - scope.last_active >= 1000 then
     scope.put('last_active_ms', integer(now))
-    if scope == session then redis.call('ZADD', sessions, now, ARGV[8]) end
+    seen(scope.key, now, scope.new)
   end
   redis.call('HSET', scope.key, unpack(scope.change))
   path[#path + 1] = scope.key .. ' ' .. integer(scope.epoch)

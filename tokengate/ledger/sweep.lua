@@ -1,7 +1,7 @@
 -- Charges the holds whose lease ran out: in full and flagged, since nobody can say any more what they cost.
 --
--- KEYS  1 leases  2 events  3 usage (roll-up of the hour)
--- ARGV  1 now_ms ('0': the server's clock)  2 the prefix of hold keys  3 batch  4 record_ttl_ms  5 usage_ttl_s
+-- KEYS  1 leases  2 events  3 usage (roll-up of the hour)  4 5 the roll-ups of the day by session and by agent
+-- ARGV  1 now_ms ('0': the server's clock)  2 the prefix of hold keys  3 batch  4 record_ttl_ms
 -- Reply how many were charged
 --
 -- The keys of holds and of their scopes are found in the data; they share the hash tag of KEYS, so they live beside them.
@@ -13,11 +13,19 @@ for _, id in ipairs(due) do
   local was = redis.call('HMGET', hold, 'state', 'grant', 'path', 'session', 'model')
   if was[1] == 'held' then
     local grant = nano(was[2])
-    each_scope(was[3], function(key, epoch) post(KEYS[2], now, key, epoch, grant, grant, grant, 0) end)
+    local session, deleted = nil, false
+    each_scope(was[3], function(key, epoch)
+      session = session or key
+      deleted = post(KEYS[2], now, key, epoch, grant, grant, grant, 0) and key == session or deleted
+    end)
     redis.call('HSET', hold, 'state', 'expired', 'charged', usd(grant))
     redis.call('PEXPIRE', hold, ARGV[4])
     redis.pcall('HINCRBY', KEYS[3], was[5] .. ':cost_nano', integer(grant))
-    redis.call('EXPIRE', KEYS[3], ARGV[5])
+    redis.call('EXPIRE', KEYS[3], USAGE_TTL_S)
+    local agent = redis.call('HGET', session, 'agent')
+    if not deleted then roll_up(session, was[5] .. ':total_nano', grant, FIELDS_MAX, 'other:total_nano') end
+    roll_up(KEYS[4], was[4], grant, NAMES_MAX, '', SESSIONS_TTL_S)
+    if agent then roll_up(KEYS[5], agent, grant, NAMES_MAX, '', USAGE_TTL_S) end
     event(KEYS[2], now, 'expired', 'hold', id, 'session', was[4], 'usd', usd(grant))
   end
   redis.call('ZREM', KEYS[1], id)

@@ -5,7 +5,8 @@ dresses a refusal in its own error shape. Everything here is sans-I/O: bytes in,
 each other.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -16,12 +17,15 @@ from tokengate.domain import Call, Reason, Refusal, Usage
 from tokengate.tokens import Count
 
 __all__ = (
+    "NO_HEAD",
     "STATUS",
     "Count",
     "Dialect",
     "Endpoint",
+    "Head",
     "MalformedRequest",
     "Meter",
+    "Quirks",
     "Reading",
     "Request",
     "RequestError",
@@ -107,6 +111,15 @@ class Meter(Protocol):
     def reading(self) -> Reading: ...
 
 
+class Quirks(Struct, frozen=True):
+    """What a server that speaks a dialect does otherwise than the dialect's own provider."""
+
+    stream_options: bool = True
+    """It takes `stream_options`; else its streams are counted by what is seen, unless they tell by themselves."""
+    output_cap_field: str = ""
+    """The name of the output cap that it obeys, if it is another than the dialect's (`max_tokens`)."""
+
+
 class Request(Protocol):
     """One parsed request of a metered endpoint."""
 
@@ -115,6 +128,10 @@ class Request(Protocol):
 
     def count_input(self, count: Count) -> int:
         """The billed input tokens counted exactly with `count` (never below what the provider bills); off the loop."""
+        ...
+
+    def suited(self, quirks: Quirks) -> "Request":
+        """The same request for a server that is not quite what its dialect says."""
         ...
 
     def body(self, output_cap_tokens: int | None) -> bytes:
@@ -140,13 +157,42 @@ class Dialect(Protocol):
         ...
 
 
+class Head(Protocol):
+    """What an endpoint may need to know of a request beside its body."""
+
+    @property
+    def raw_path(self) -> bytes:
+        """As it was written, without the query."""
+        ...
+
+    @property
+    def query(self) -> bytes: ...
+
+    @property
+    def content_type(self) -> bytes | None: ...
+
+    @property
+    def given(self) -> Mapping[bytes, bytes]:
+        """The last value of each header, by its name in lower case."""
+        ...
+
+
+class _NoHead:
+    raw_path = query = b""
+    content_type: bytes | None = None
+    given: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+NO_HEAD: Final[Head] = _NoHead()
+
+
 class Endpoint(Protocol):
     """One metered endpoint: reads its bodies."""
 
     name: str
 
-    def parse(self, body: bytes) -> Request:
-        """Read a body.
+    def parse(self, body: bytes, head: Head = NO_HEAD) -> Request:
+        """Read a body; `head` for what stands before it: a model in the path, the boundary of a form.
 
         Raises:
             MalformedRequest: not what the endpoint takes.
@@ -157,7 +203,10 @@ class Endpoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A row of a provider's endpoint table. A path ending in `/*` takes exactly one more segment (slashes included)."""
+    """A row of a provider's endpoint table.
+
+    A `*` in a path takes one segment, or a part of one; at the path's end, behind a slash, it takes all that is left.
+    """
 
     method: str
     path: str
@@ -165,28 +214,47 @@ class Route:
     name: str
     endpoint: Endpoint | None
     """None: free of charge, passed through."""
+    told_by: bytes = b""
+    """The header by which it is told from another provider's route of the same path; empty: whatever is left."""
 
 
 class Router:
-    """Finds the route of a request; exact paths first, then prefixes. Immutable after it is built."""
+    """Finds the route of a request; exact paths first, then patterns in their order. Immutable after it is built."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._exact = {(route.method, route.path): route for route in routes if not route.path.endswith("/*")}
-        self._prefixes = [route for route in routes if route.path.endswith("/*")]
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._told: dict[tuple[str, str], list[Route]] = {}
+        self._patterns: list[tuple[str, re.Pattern[str], Route]] = []
         self._methods: dict[str, list[str]] = {}
         for route in routes:
-            self._methods.setdefault(route.path, []).append(route.method)
+            key = route.method, route.path
+            if route.told_by:
+                self._told.setdefault(key, []).append(route)
+            elif "*" in route.path:
+                self._patterns.append((route.method, _pattern(route.path), route))
+            else:
+                self._exact[key] = route
+            methods = self._methods.setdefault(route.path, [])
+            if route.method not in methods:
+                methods.append(route.method)
 
-    def match(self, method: str, path: str) -> Route | None:
+    def match(self, method: str, path: str, given: Mapping[bytes, bytes] = MappingProxyType({})) -> Route | None:
         """The route of a request, or None if the path is not metered (or not with this method)."""
-        route = self._exact.get((method, path))
-        if route is not None:
+        route = self._exact.get((method, path)) or next(
+            (route for verb, pattern, route in self._patterns if verb == method and pattern.fullmatch(path)), None
+        )
+        if route is None or not self._told:
             return route
-        for route in self._prefixes:
-            if route.method == method and path.startswith(route.path[:-1]) and len(path) > len(route.path) - 1:
-                return route
-        return None
+        rivals = self._told.get((method, route.path), ())
+        return next((rival for rival in rivals if rival.told_by in given), route)
 
     def methods(self, path: str) -> list[str]:
         """The methods that an exact path does have, for a refusal that says so."""
         return self._methods.get(path, [])
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    start, slash, rest = path.rpartition("/")
+    head = "/".join(re.escape(part).replace(r"\*", "[^/]+") for part in start.split("/"))
+    tail = ".+" if rest == "*" else re.escape(rest).replace(r"\*", "[^/]+")
+    return re.compile(head + slash + tail)

@@ -7,12 +7,15 @@ forms:
     redis://  rediss://  unix://                 as redis-py reads them (user, password, database, TLS options)
     redis+sentinel://[user:pass@]host:port,host:port/master-name[/db]
     redis+cluster://[user:pass@]host:port,host:port    (rediss+sentinel, rediss+cluster: with TLS)
+
+The last two take `TLS_OPTIONS` in their query, and for Sentinels that ask for a password of their own
+`sentinel_username` and `sentinel_password`.
 """
 
 import ssl
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -45,6 +48,11 @@ _OPTIONS: Final[dict[str, Any]] = {
     "socket_timeout": CONNECT_TIMEOUT_S,
     "client_name": "tokengate",
 }
+
+TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Files (PEM) that a URL may name: whom to trust, and what to show a server that asks for a client's certificate."""
+
+_SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
 _REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 
@@ -107,12 +115,13 @@ class Sentinels:
         name, _, database = parts.path.strip("/").partition("/")
         if not name:
             raise StoreError("REDIS_URL: a sentinel form names the master: redis+sentinel://host:26379/master-name")
-        credentials = _credentials(parts.username, parts.password)
-        tls = {"ssl": True} if parts.scheme.startswith("rediss") else {}
+        given = _query(parts, TLS_OPTIONS + _SENTINEL_OPTIONS)
+        own = {name.removeprefix("sentinel_"): given.pop(name) for name in _SENTINEL_OPTIONS if name in given}
+        tls = _tls(parts, given)
         self.where = f"the master {name} of the Sentinels {_hosts_text(url)}"
-        self._sentinel = Sentinel(
-            _hosts(url, 26379), sentinel_kwargs={"socket_connect_timeout": CONNECT_TIMEOUT_S, **tls}
-        )
+        bounds = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": CONNECT_TIMEOUT_S}
+        self._sentinel = Sentinel(_hosts(url, 26379), sentinel_kwargs={**bounds, **own, **tls})
+        credentials = _credentials(parts.username, parts.password)
         options = {**_OPTIONS, **credentials, "db": int(database or 0), **tls}
         self._pool = SentinelConnectionPool(name, self._sentinel, **options)
 
@@ -131,9 +140,8 @@ class Cluster:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
-        options: dict[str, Any] = {**_OPTIONS, **_credentials(parts.username, parts.password)}
-        if parts.scheme.startswith("rediss"):
-            options["ssl"] = True
+        tls = _tls(parts, _query(parts, TLS_OPTIONS))
+        options: dict[str, Any] = {**_OPTIONS, **_credentials(parts.username, parts.password), **tls}
         self.where = f"the Cluster of {_hosts_text(url)}"
         self._cluster = RedisCluster(startup_nodes=nodes, **options)
 
@@ -275,6 +283,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _credentials(username: str | None, password: str | None) -> dict[str, str]:
     given = {"username": username, "password": password}
     return {name: unquote(value) for name, value in given.items() if value}
+
+
+def _query(parts: SplitResult, known: tuple[str, ...]) -> dict[str, str]:
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in given:
+        if name not in known:
+            raise StoreError(f"REDIS_URL: {name!r} is no option of {parts.scheme}://; it has {', '.join(known)}")
+    return given
+
+
+def _tls(parts: SplitResult, given: dict[str, str]) -> dict[str, Any]:
+    if parts.scheme.startswith("rediss"):
+        return {"ssl": True, **given}
+    if given:
+        raise StoreError(f"REDIS_URL: {', '.join(given)} is of use with TLS only: begin with rediss+ instead of redis+")
+    return {}
 
 
 def _hosts(url: str, port: int) -> list[tuple[str, int]]:

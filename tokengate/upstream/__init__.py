@@ -13,6 +13,7 @@ through a proxy. A request is written once: it is never retried, no redirect is 
 decoded. This package knows nothing of budgets, nor of any provider.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,6 +35,10 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamLost(UpstreamError):
     """The request was sent; the connection was lost, or the answer was not HTTP, or we closed it."""
+
+
+class CancelledUnsent(asyncio.CancelledError):
+    """The task was cancelled before anything of the request was written: it cost nothing."""
 
 
 class Response(Protocol):
@@ -84,6 +89,7 @@ class Transport(Protocol):
             ConnectFailed: certainly not sent.
             UpstreamTimeout: sent, no head of an answer in time.
             UpstreamLost: sent, no answer.
+            CancelledUnsent: the task was cancelled, and nothing was sent.
         """
         ...
 

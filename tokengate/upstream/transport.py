@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from tokengate.upstream import ConnectFailed, Headers, Response, UpstreamLost
+from tokengate.upstream import CancelledUnsent, ConnectFailed, Headers, Response, UpstreamLost
 from tokengate.upstream.http1 import Connection, Exchange, request_head
 from tokengate.upstream.route import Route, route
 from tokengate.upstream.tunnel import open_tunnel
@@ -78,13 +78,16 @@ class HttpTransport:
             headers = [*headers, (b"proxy-authorization", way.proxy.authorization)]
         head = request_head(method, target, way.host_header, headers, len(body))
 
-        await self._take_slot()
         try:
-            connection = self._kept(way) or await self._connect(way)
-            exchange = self._start(connection, way, head, body, bodyless=method == "HEAD")
-        except BaseException:
-            self._slots.release()
-            raise
+            await self._take_slot()
+            try:
+                connection = self._kept(way) or await self._connect(way)
+                exchange = self._start(connection, way, head, body, bodyless=method == "HEAD")
+            except BaseException:
+                self._slots.release()
+                raise
+        except asyncio.CancelledError as error:
+            raise CancelledUnsent(*error.args) from error
         await exchange.head()
         return exchange
 

@@ -13,9 +13,10 @@ from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from tokengate.domain import Call
-from tokengate.providers import Count, MalformedRequest, Meter, UnpricedFeature
+from tokengate.providers import NO_HEAD, Count, Head, MalformedRequest, Meter, Quirks, UnpricedFeature
 from tokengate.providers.openai import fields
 from tokengate.providers.openai.bodies import read_object, rewrite
 from tokengate.providers.openai.fields import MAX_COMPLETION_TOKENS, MAX_TOKENS
@@ -80,6 +81,19 @@ class OpenAIRequest:
     def count_input(self, count: Count) -> int:
         return min(self.call.input_tokens_max, self._media_tokens + self._count(self._document, count))
 
+    def suited(self, quirks: Quirks) -> "OpenAIRequest":
+        cap_field = self._cap_field
+        return OpenAIRequest(
+            self.call,
+            self._body,
+            self._document,
+            replace(self._expected, injected=self._expected.injected and quirks.stream_options),
+            self._count,
+            cap_field=cap_field and (quirks.output_cap_field or cap_field),
+            media_tokens=self._media_tokens,
+            unseen_tokens=self._unseen_tokens,
+        )
+
     def body(self, output_cap_tokens: int | None) -> bytes:
         changes: dict[str, Any] = {}
         if output_cap_tokens is not None and self._cap_field is not None:
@@ -108,7 +122,7 @@ class ChatCompletions:
 
     name: str = "chat_completions"
 
-    def parse(self, body: bytes) -> OpenAIRequest:
+    def parse(self, body: bytes, head: Head = NO_HEAD) -> OpenAIRequest:  # noqa: ARG002 - all of it is in the body
         document = read_object(body)
         members = document.keys()
         simple = members <= fields.SIMPLE
@@ -167,7 +181,7 @@ class Completions:
 
     name: str = "completions"
 
-    def parse(self, body: bytes) -> OpenAIRequest:
+    def parse(self, body: bytes, head: Head = NO_HEAD) -> OpenAIRequest:  # noqa: ARG002 - all of it is in the body
         document = read_object(body)
         if unknown := document.keys() - fields.KNOWN:
             fields.refuse_unpriced(unknown, document)
@@ -193,7 +207,7 @@ class Embeddings:
 
     name: str = "embeddings"
 
-    def parse(self, body: bytes) -> OpenAIRequest:
+    def parse(self, body: bytes, head: Head = NO_HEAD) -> OpenAIRequest:  # noqa: ARG002 - all of it is in the body
         document = read_object(body)
         if unknown := document.keys() - fields.KNOWN:
             fields.refuse_unpriced(unknown, document)

@@ -1,0 +1,18 @@
+-- Forgets a scope. What is still held of it settles nowhere but in the other scopes of its path, and in the reports.
+--
+-- KEYS  1 scope  2 events
+-- ARGV  1 now_ms ('0': the server's clock)  2 who  3 how long a hold may be remembered (ms)
+-- Reply what was spent, as it was written; nil if there is no such scope
+
+local now = clock(ARGV[1])
+local was = redis.call('HMGET', KEYS[1], 'created_ms', 'epoch', 'spent', 'period_start_ms')
+if redis.call('DEL', KEYS[1]) == 0 then return nil end
+redis.call('SET', grave_of(KEYS[1]), integer((tonumber(was[2]) or 0) + 1), 'PX', ARGV[3])
+local tenant, kind, name = parts_of(KEYS[1])
+local period = tonumber(was[4]) and ':' .. integer(tonumber(was[4])) or ''
+for _, index in ipairs({ '', ':names', ':frozen', ':spent' .. period, ':share' .. period }) do
+  redis.call('ZREM', tenant .. kind .. 's' .. index, name)
+end
+local spent = was[3] or usd(0)
+event(KEYS[2], now, 'delete', 'scope', KEYS[1], 'by', ARGV[2], 'before', spent)
+return spent
