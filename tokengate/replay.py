@@ -31,6 +31,9 @@ HELD_ENTRIES_MAX: Final = 2048
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much is held to put entries in the order of their times. A log is written in the order of the calls' ends."""
 
+_SECTION: Final = "openai"
+"""The section of the price table: the calls that are read are OpenAI's."""
+
 STATUS_FAILED: Final = 300
 """From this HTTP status on an answer costs nothing."""
 
@@ -150,7 +153,7 @@ class Replay:
         """Ask the gate. A call that meets a busy budget waits for others to end, as long as it would have waited."""
         until_ms = self._ledger.now_ms + self._busy_wait_ms
         while True:
-            admitted = await self._gate.admit(entry.request, entry.session, hold_id)
+            admitted = await self._gate.admit(entry.request, entry.session, hold_id, _SECTION)
             busy = isinstance(admitted, Refusal) and admitted.reason is Reason.BUDGET_BUSY
             if not busy or not self._in_flight or self._in_flight[0][0] > until_ms:
                 return admitted

@@ -16,7 +16,7 @@ from msgspec.json import Decoder
 
 from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Call, Session, Usage
 from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD
-from tokengate.providers import Count, Endpoint, Meter, Request, RequestError, Router
+from tokengate.providers import Count, Endpoint, Meter, Quirks, Request, RequestError, Router
 from tokengate.session import HEADER
 
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -67,6 +67,9 @@ class Logged:
 
     def count_input(self, count: Count) -> int:  # noqa: ARG002 - there is no text
         return self.call.input_tokens_max
+
+    def suited(self, quirks: Quirks) -> Request:
+        raise NotImplementedError("a log line cannot be forwarded")
 
     def body(self, output_cap_tokens: int | None) -> bytes:
         raise NotImplementedError("a log line cannot be forwarded")
