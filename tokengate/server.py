@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,19 +29,20 @@ import uvicorn
 import uvloop
 
 from tokengate import __version__
-from tokengate.app import App, load_prices, open_app
+from tokengate.app import SETTLE_GRACE_S, App, load_prices, open_app
 from tokengate.inbound import ASGIApp
+from tokengate.listener import listen, listen_beside, listen_everywhere, reserve
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTableError
 from tokengate.settings import Settings, SettingsError, load
 from tokengate.store import StoreError
 from tokengate.telemetry import configure_logging
+from tokengate.telemetry.metrics import new_counts
 from tokengate.wire import Protocol
+from tokengate.workers import Place, Workers
 
 KEEP_ALIVE_S: Final = 75
 """How long a caller's idle connection is kept: longer than the pools of the SDKs, so that they close it, not we."""
-
-BACKLOG_MAX: Final = 2048
 
 ROLES: Final = ("all", "sidecar")
 
@@ -57,6 +59,14 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where callers and monitors connect."""
+
+    calls: socket.socket
+    status: socket.socket | None
+
+
 class Server(uvicorn.Server):
     """uvicorn's, with signals left to the event loop: its own handling ends the process before we have settled."""
 
@@ -71,20 +81,19 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) -> None:
+async def _serve(settings: Settings, role: str, place: Place, sockets: Sockets, *, simulate: bool, guide: bool) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-    listener = _listen(settings.host, settings.port)
     async with contextlib.AsyncExitStack() as stack:
         if simulate:
             settings = settings.model_copy(update={"openai_base_url": await stack.enter_async_context(_simulated())})
-        app = await stack.enter_async_context(open_app(settings, role, owner))
-        if settings.status_port is not None:
-            await stack.enter_async_context(_observed(app, settings.status_port))
+        app = await stack.enter_async_context(open_app(settings, role, owner, place.regions, place.index))
+        if sockets.status is not None:
+            await stack.enter_async_context(_observed(app, sockets.status))
         server = Server(_config(app, settings.shutdown_grace_s))
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        _handle_signals(server, app, settings)
+        _handle_signals(server, app, settings, place)
         log.info(
             "serving",
             url=f"http://{settings.host}:{settings.port}/v1",
@@ -96,6 +105,9 @@ async def _serve(settings: Settings, role: str, *, simulate: bool, guide: bool) 
         )
         if guide:
             _say(_guide(settings, simulate=simulate))
+        # Connections wait in the socket until they are accepted.
+        listener = sockets.calls if place.lifeline_fd is None else listen_beside(sockets.calls)
+        place.ready()
         await server.serve(sockets=[listener])
     log.info("stopped")
 
@@ -118,10 +130,10 @@ def _config(app: ASGIApp, grace_s: int) -> uvicorn.Config:
 
 
 @asynccontextmanager
-async def _observed(app: App, port: int) -> AsyncIterator[None]:
+async def _observed(app: App, listener: socket.socket) -> AsyncIterator[None]:
     """What monitors ask, on a port of its own, for as long as the gate serves: also while it drains."""
     server = Server(_config(app.observe, STATUS_GRACE_S))
-    serving = asyncio.create_task(server.serve(sockets=[_listen_everywhere(port)]))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
     finally:
@@ -136,9 +148,9 @@ async def _simulated() -> AsyncIterator[str]:
 
     host = "127.0.0.1"
     try:
-        listener = _listen(host, SIMULATED_PORT)
+        listener = listen(host, SIMULATED_PORT)
     except OSError:
-        listener = _listen(host, 0)
+        listener = listen(host, 0)
     server = Server(
         uvicorn.Config(
             create_app(),
@@ -182,31 +194,7 @@ Ctrl-C stops it. Each request is a line of JSON below.
 """
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
-    listener.listen(BACKLOG_MAX)
-    listener.setblocking(False)
-    return listener
-
-
-def _listen_everywhere(port: int) -> socket.socket:
-    """On every address of this machine, of both families where it has both: a kubelet may come by either."""
-    try:
-        listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG_MAX, dualstack_ipv6=True)
-    except (OSError, ValueError):
-        return _listen("0.0.0.0", port)  # noqa: S104 - where there is no IPv6; the reason, if it is another one, is told
-    listener.setblocking(False)
-    return listener
-
-
-def _handle_signals(server: Server, app: App, settings: Settings) -> None:
+def _handle_signals(server: Server, app: App, settings: Settings, place: Place) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -222,7 +210,17 @@ def _handle_signals(server: Server, app: App, settings: Settings) -> None:
             log.info("the price table was reloaded")
 
     loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGINT, stop)
+    if place.lifeline_fd is None:
+        loop.add_signal_handler(signal.SIGINT, stop)
+    else:
+        lifeline_fd = place.lifeline_fd
+
+        def abandoned() -> None:
+            loop.remove_reader(lifeline_fd)
+            log.error("the supervisor is gone; this worker stops", pid=os.getpid())
+            stop()
+
+        loop.add_reader(lifeline_fd, abandoned)
     loop.add_signal_handler(signal.SIGHUP, reload)
 
 
@@ -234,13 +232,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--host", help="the address to listen on (HOST)")
     parser.add_argument("--port", type=int, help="the port to listen on (PORT)")
+    parser.add_argument("--workers", type=int, help="how many processes serve the port (WORKERS)")
     parser.add_argument(
         "--simulate-without-key",
         action="store_true",
         help="while neither OPENAI_API_KEY nor OPENAI_BASE_URL is set, put the simulated provider behind the gate",
     )
     options = parser.parse_args(arguments)
-    given = {name: str(value) for name, value in (("HOST", options.host), ("PORT", options.port)) if value is not None}
+    said = (("HOST", options.host), ("PORT", options.port), ("WORKERS", options.workers))
+    given = {name: str(value) for name, value in said if value is not None}
     try:
         loaded = load({**os.environ, **given})
     except SettingsError as error:
@@ -252,11 +252,38 @@ def main(arguments: list[str]) -> int:
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        uvloop.run(_serve(loaded.settings, options.role, simulate=simulate, guide=guide))
-    except (StoreError, PriceTableError, OSError, ValueError) as error:
-        _say(f"tokengate serve: {error}")
+        sockets = _open_sockets(loaded.settings)
+    except OSError as error:
+        _say(f"tokengate serve: {error.strerror or error}")
         return 1
-    return 0
+
+    def work(place: Place) -> int:
+        settings = _share(loaded.settings)
+        first = guide and place.index == 0
+        try:
+            uvloop.run(_serve(settings, options.role, place, sockets, simulate=simulate, guide=first))
+        except (StoreError, PriceTableError, OSError, ValueError) as error:
+            _say(f"tokengate serve: {error}")
+            return 1
+        return 0
+
+    number, grace_s = loaded.settings.workers, loaded.settings.shutdown_grace_s
+    if number == 1:
+        return work(Place())
+    regions = [new_counts() for _ in range(number)]
+    # Answers have the grace to end, and after them their charges, to be posted.
+    return Workers(work, regions, grace_s=grace_s + max(grace_s, SETTLE_GRACE_S)).run()
+
+
+def _open_sockets(settings: Settings) -> Sockets:
+    make = listen if settings.workers == 1 else reserve
+    calls = make(settings.host, settings.port)
+    return Sockets(calls, None if settings.status_port is None else listen_everywhere(settings.status_port))
+
+
+def _share(settings: Settings) -> Settings:
+    """A worker's part of what the whole gate may spend without its store."""
+    return settings.model_copy(update={"store_allowance": settings.store_allowance // settings.workers})
 
 
 def _say(text: str) -> None:

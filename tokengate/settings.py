@@ -28,6 +28,7 @@ FILE_BYTES_MAX: Final = 64 * 1024
 """The largest `.env` and the largest file with a secret."""
 
 PORT_MAX: Final = 65_535
+WORKERS_MAX: Final = 64
 CALLS_MAX: Final = 100_000
 """The highest limit on anything that a call in flight has one of."""
 WAIT_MS_MAX: Final = 600_000
@@ -229,6 +230,7 @@ class Settings(BaseSettings):
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
     status_port: OptionalPort = None
+    workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] = 1
     tenant: Name = DEFAULT_TENANT
     agent: OptionalName = ""
     session_id: OptionalName = ""

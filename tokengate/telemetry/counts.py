@@ -74,8 +74,9 @@ class Counts:
         end = self._end + _LENGTH_BYTES + len(entry)
         if len(rows) >= kind.rows_max or end + _LENGTH_BYTES > NAMES_BYTES_MAX or len(entry) > 0xFFFF:
             return start
-        # Its length last: whoever reads meanwhile sees the whole entry or none.
-        self._names[self._end + _LENGTH_BYTES : end] = entry
+        # Its length last: whoever reads meanwhile sees the whole entry or none. Behind it there is none, whatever a
+        # process may have left there that was killed in this very place.
+        self._names[self._end + _LENGTH_BYTES : end + _LENGTH_BYTES] = entry + bytes(_LENGTH_BYTES)
         self._names[self._end : self._end + _LENGTH_BYTES] = len(entry).to_bytes(_LENGTH_BYTES, "big")
         self._end = end
         row = rows[labels] = start + kind.width * (len(rows) + 1)

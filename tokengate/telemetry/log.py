@@ -8,9 +8,10 @@ which is the ledger's.
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from select import PIPE_BUF
 from typing import Final
 
 import orjson
@@ -139,12 +140,29 @@ def _second(seconds: int) -> str:
 
 
 def write_stdout(lines: bytes) -> None:
-    """Write to standard output; a reader that has gone away must not stop the gate."""
+    """Write to standard output; a reader that has gone away must not stop the gate.
+
+    Several processes may write to one pipe: what has at most PIPE_BUF bytes is never torn apart there.
+    """
     try:
-        sys.stdout.buffer.write(lines)
-        sys.stdout.buffer.flush()
+        for piece in pieces(lines, PIPE_BUF):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
     except (BrokenPipeError, ValueError):
         return
+
+
+def pieces(lines: bytes, bytes_max: int) -> Iterator[bytes]:
+    """Whole lines, in pieces of at most `bytes_max`; a line that is longer is a piece of its own."""
+    start = 0
+    while len(lines) - start > bytes_max:
+        end = lines.rfind(b"\n", start, start + bytes_max) + 1 or lines.find(b"\n", start + bytes_max) + 1
+        if not end:
+            break
+        yield lines[start:end]
+        start = end
+    if start < len(lines):
+        yield lines[start:]
 
 
 def configure_logging(level: int) -> None:
