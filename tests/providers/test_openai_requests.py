@@ -6,9 +6,10 @@ import orjson
 import pytest
 
 from tests.providers.openai_calls import HELLO, chat, completion, count, dumps, embedding
+from tokengate.bodies import MODEL_CHARS_MAX
 from tokengate.providers import MalformedRequest, Route, Router, UnpricedFeature
 from tokengate.providers.openai import ROUTES, dialect
-from tokengate.providers.openai.fields import ANSWERS_MAX, MODEL_CHARS_MAX, OUTPUT_TOKENS_MAX
+from tokengate.providers.openai.fields import ANSWERS_MAX, OUTPUT_TOKENS_MAX
 from tokengate.providers.openai.requests import PROMPTS_MAX, ChatCompletions
 
 # --- routes ---

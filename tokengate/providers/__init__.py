@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from tokengate.bodies import MalformedRequest, RequestError, UnpricedFeature
 from tokengate.domain import Call, Reason, Refusal, Usage
 from tokengate.tokens import Count
 
@@ -58,23 +59,6 @@ STATUS: Final = MappingProxyType(
     }
 )
 """The HTTP status of a refusal, the same in every dialect. SDKs retry 408, 409, 429 and 5xx: see `x-should-retry`."""
-
-
-class RequestError(ValueError):
-    """A body that cannot be priced as it stands: the message says what is wrong and where, in words for its author."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-
-
-class MalformedRequest(RequestError):
-    """The body is not what the endpoint takes."""
-
-
-class UnpricedFeature(RequestError):
-    """The body asks for something that could cost money and has no price here."""
 
 
 class Reading(Struct, frozen=True, gc=False):

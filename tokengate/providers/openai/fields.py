@@ -7,9 +7,8 @@ is refused by name.
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from tokengate.providers import MalformedRequest, UnpricedFeature
+from tokengate.bodies import MalformedRequest, UnpricedFeature
 
-MODEL_CHARS_MAX: Final = 256
 TIER_CHARS_MAX: Final = 64
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
 ANSWERS_MAX: Final = 128
@@ -97,42 +96,11 @@ def refuse_unpriced(unknown: AbstractSet[str], document: dict[str, Any]) -> None
             raise MalformedRequest(f"{name!r} must be written {name.lower()!r}.", name)
 
 
-def read_model(document: dict[str, Any]) -> str:
-    """The model's name.
-
-    Raises:
-        MalformedRequest: it is missing, empty, longer than `MODEL_CHARS_MAX`, or not printable.
-    """
-    model = document.get("model")
-    if type(model) is not str or not 0 < len(model) <= MODEL_CHARS_MAX or not model.isprintable():
-        raise MalformedRequest(f"model must be a string of 1 to {MODEL_CHARS_MAX} printable characters.", "model")
-    return model
-
-
 def bare_name(model: str) -> str:
     """A model's name without what providers and fine-tuning put around it: `openai/gpt-4o`, `ft:gpt-4o:org::id`."""
     if "/" in model or model.startswith("ft:"):
         return model.rpartition("/")[2].removeprefix("ft:").partition(":")[0].lower()
     return model.lower()
-
-
-def read_flag(document: dict[str, Any], name: str) -> bool:
-    value = document.get(name)
-    if value is None or type(value) is bool:
-        return value is True
-    raise MalformedRequest(f"{name} must be true or false.", name)
-
-
-def read_int(document: dict[str, Any], name: str, most: int) -> int | None:
-    """A whole number of at least 1; None if it is absent or null.
-
-    Raises:
-        MalformedRequest: anything else, also 0, negative numbers, 16.0, "16", true, and numbers beyond 64 bits.
-    """
-    value = document.get(name)
-    if value is None or (type(value) is int and 1 <= value <= most):
-        return value
-    raise MalformedRequest(f"{name} must be a whole number from 1 to {most}.", name)
 
 
 def read_service_tier(document: dict[str, Any]) -> str:
@@ -152,13 +120,3 @@ def read_service_tier(document: dict[str, Any]) -> str:
             f"service_tier must be a string of at most {TIER_CHARS_MAX} printable characters.", "service_tier"
         )
     return "priority" if tier == "fast" else tier
-
-
-def read_list(document: dict[str, Any], name: str) -> list[Any]:
-    """A list; empty if it is absent or null."""
-    value = document.get(name)
-    if value is None:
-        return []
-    if type(value) is not list:
-        raise MalformedRequest(f"{name} must be a list.", name)
-    return value

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import orjson
 from msgspec.structs import replace
 
+from tokengate.bodies import read_flag, read_int, read_list, read_model, read_object, rewrite
 from tokengate.domain import Call
 from tokengate.providers import NO_HEAD, Count, Head, MalformedRequest, Meter, Quirks, UnpricedFeature
 from tokengate.providers.openai import fields
-from tokengate.providers.openai.bodies import read_object, rewrite
 from tokengate.providers.openai.fields import MAX_COMPLETION_TOKENS, MAX_TOKENS
 from tokengate.providers.openai.messages import (
     COMMA_TOKENS,
@@ -128,10 +128,10 @@ class ChatCompletions:
         simple = members <= fields.SIMPLE
         if not simple and not members <= fields.KNOWN:
             fields.refuse_unpriced(members - fields.KNOWN, document)
-        model = fields.read_model(document)
+        model = read_model(document)
         named = _named(model)
-        stream = fields.read_flag(document, "stream")
-        messages = fields.read_list(document, "messages")
+        stream = read_flag(document, "stream")
+        messages = read_list(document, "messages")
         if not messages:
             raise MalformedRequest("messages must be a list of at least one message.", "messages")
         found = survey(messages, named.bare)
@@ -185,8 +185,8 @@ class Completions:
         document = read_object(body)
         if unknown := document.keys() - fields.KNOWN:
             fields.refuse_unpriced(unknown, document)
-        model = fields.read_model(document)
-        stream = fields.read_flag(document, "stream")
+        model = read_model(document)
+        stream = read_flag(document, "stream")
         prompts = _inputs(document, "prompt") if document.get("prompt") is not None else 1
         tokens_max = _prompts_tokens_max(body, document)
         call = Call(
@@ -211,7 +211,7 @@ class Embeddings:
         document = read_object(body)
         if unknown := document.keys() - fields.KNOWN:
             fields.refuse_unpriced(unknown, document)
-        model = fields.read_model(document)
+        model = read_model(document)
         _inputs(document, "input")
         tokens_max = _prompts_tokens_max(body, document)
         call = Call(
@@ -245,10 +245,8 @@ def _asked(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
     if len(names) == 2 and not (MAX_COMPLETION_TOKENS in document and MAX_TOKENS in document):
         # The usual case, of a chat with one of them.
         name = MAX_TOKENS if MAX_TOKENS in document else MAX_COMPLETION_TOKENS
-        return fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX)
-    caps = {
-        name: fields.read_int(document, name, fields.OUTPUT_TOKENS_MAX) for name in (MAX_COMPLETION_TOKENS, MAX_TOKENS)
-    }
+        return read_int(document, name, fields.OUTPUT_TOKENS_MAX)
+    caps = {name: read_int(document, name, fields.OUTPUT_TOKENS_MAX) for name in (MAX_COMPLETION_TOKENS, MAX_TOKENS)}
     obeyed = [cap for name in names if (cap := caps[name]) is not None]
     return max(obeyed) if obeyed else None
 
@@ -257,7 +255,7 @@ def _answers(document: dict[str, Any]) -> int:
     """Answers generated for a prompt: `best_of` are generated and billed even though only `n` are shown."""
     if "n" not in document and "best_of" not in document:
         return 1
-    counts = [fields.read_int(document, name, fields.ANSWERS_MAX) or 1 for name in ("n", "best_of")]
+    counts = [read_int(document, name, fields.ANSWERS_MAX) or 1 for name in ("n", "best_of")]
     return max(counts)
 
 
@@ -268,7 +266,7 @@ def _injects_usage(document: dict[str, Any]) -> bool:
         return True
     if type(options) is not dict:
         raise MalformedRequest("stream_options must be an object.", "stream_options")
-    return not fields.read_flag(options, "include_usage")
+    return not read_flag(options, "include_usage")
 
 
 def _tools(document: dict[str, Any]) -> int:
@@ -277,18 +275,18 @@ def _tools(document: dict[str, Any]) -> int:
     Raises:
         UnpricedFeature: one is of a type that the provider runs and bills itself.
     """
-    tools = fields.read_list(document, "tools")
+    tools = read_list(document, "tools")
     for index, tool in enumerate(tools):
         if type(tool) is not dict or tool.get("type") not in _TOOL_TYPES:
             path = f"tools[{index}].type"
             raise UnpricedFeature(f"{path} must be function or custom: no other tool has a price here.", path)
-    return len(tools) + len(fields.read_list(document, "functions"))
+    return len(tools) + len(read_list(document, "functions"))
 
 
 def _speaks(document: dict[str, Any]) -> bool:
     if "modalities" not in document:
         return False
-    modalities = fields.read_list(document, "modalities")
+    modalities = read_list(document, "modalities")
     for modality in modalities:
         if modality not in _MODALITIES:
             raise UnpricedFeature("modalities may hold text and audio: nothing else has a price here.", "modalities")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokengate.bodies import DEPTH_MAX, read_object, rewrite
 from tokengate.providers import MalformedRequest
-from tokengate.providers.openai.bodies import DEPTH_MAX, read_object, rewrite
 
 SCALARS = (
     st.none()

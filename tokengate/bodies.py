@@ -11,13 +11,30 @@ from typing import Any, Final
 
 import orjson
 
-from tokengate.providers import MalformedRequest
+MODEL_CHARS_MAX: Final = 256
 
 DEPTH_MAX: Final = 254
 """The deepest nesting that a body may have; the bound of orjson's serialiser, and far beyond any real request."""
 
 _VALUE: Final = re.compile(rb'\s*:\s*(\{[^{}]*\}|[^\s,"{}\[\]]+)')
 """A member's value behind its key: an object without objects in it, a number or a literal."""
+
+
+class RequestError(ValueError):
+    """A body that cannot be priced as it stands: the message says what is wrong and where, in words for its author."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class MalformedRequest(RequestError):
+    """The body is not what the endpoint takes."""
+
+
+class UnpricedFeature(RequestError):
+    """The body asks for something that could cost money and has no price here."""
 
 
 class _DuplicateKey(ValueError):
@@ -121,3 +138,44 @@ def _reads_as(body: bytes, document: dict[str, Any]) -> bool:
         return bool(orjson.loads(body) == document)
     except orjson.JSONDecodeError:
         return False
+
+
+def read_model(document: dict[str, Any]) -> str:
+    """The model's name.
+
+    Raises:
+        MalformedRequest: it is missing, empty, longer than `MODEL_CHARS_MAX`, or not printable.
+    """
+    model = document.get("model")
+    if type(model) is not str or not 0 < len(model) <= MODEL_CHARS_MAX or not model.isprintable():
+        raise MalformedRequest(f"model must be a string of 1 to {MODEL_CHARS_MAX} printable characters.", "model")
+    return model
+
+
+def read_flag(document: dict[str, Any], name: str) -> bool:
+    value = document.get(name)
+    if value is None or type(value) is bool:
+        return value is True
+    raise MalformedRequest(f"{name} must be true or false.", name)
+
+
+def read_int(document: dict[str, Any], name: str, most: int) -> int | None:
+    """A whole number of at least 1; None if it is absent or null.
+
+    Raises:
+        MalformedRequest: anything else, also 0, negative numbers, 16.0, "16", true, and numbers beyond 64 bits.
+    """
+    value = document.get(name)
+    if value is None or (type(value) is int and 1 <= value <= most):
+        return value
+    raise MalformedRequest(f"{name} must be a whole number from 1 to {most}.", name)
+
+
+def read_list(document: dict[str, Any], name: str) -> list[Any]:
+    """A list; empty if it is absent or null."""
+    value = document.get(name)
+    if value is None:
+        return []
+    if type(value) is not list:
+        raise MalformedRequest(f"{name} must be a list.", name)
+    return value
