@@ -25,6 +25,10 @@ LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 SECONDS_MAX: Final = 10**11
 """Times above this many seconds (the year 5138) are taken to be milliseconds."""
 
+SIMULTANEOUS_MS: Final = 50
+"""How long a call is taken to have lasted if nothing says so. Calls that come closer together were made at once, and
+not one after the other."""
+
 DURATION_MS_MAX: Final = 86_400_000
 """No call takes longer than a day."""
 
@@ -94,7 +98,7 @@ class _Line(Struct):
     session_id: str | None = None
     agent: str | None = None
     tenant: str | None = None
-    duration_ms: float | None = None
+    duration_ms: float = SIMULTANEOUS_MS
     status: int | None = None
     # of a call
     url: str = ""
@@ -266,10 +270,9 @@ def _time_ms(timestamp: str | float | None) -> int:
 
 
 def _duration_ms(line: _Line) -> int:
-    duration_ms = line.duration_ms or 0
-    if not 0 <= duration_ms <= DURATION_MS_MAX:
-        raise TranscriptError(f"duration_ms: {duration_ms} is not from 0 to {DURATION_MS_MAX}")
-    return round(duration_ms)
+    if not 0 <= line.duration_ms <= DURATION_MS_MAX:
+        raise TranscriptError(f"duration_ms: {line.duration_ms} is not from 0 to {DURATION_MS_MAX}")
+    return round(line.duration_ms)
 
 
 def _nano(usd: Decimal) -> int:

@@ -5,6 +5,7 @@ Each takes a base URL, as its author would have set it, and runs until it ends b
 
 from typing import Any, Final
 
+import openai
 from agents import Agent, OpenAIChatCompletionsModel, RunConfig, Runner, function_tool
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -31,27 +32,29 @@ def search(query: str) -> str:
 
 async def langgraph(base_url: str, session: str, *tasks: str, streaming: bool = False) -> None:
     """An agent and its tools in a graph: the model is asked, tools are called, the model is asked again."""
-    model = ChatOpenAI(
-        model=MODEL,
-        base_url=base_url,
-        api_key=SecretStr("dummy-key"),
-        default_headers={"X-Session-ID": session},
-        streaming=streaming,
-    ).bind_tools([search])
+    async with openai.DefaultAsyncHttpxClient(verify=False) as http:
+        model = ChatOpenAI(
+            model=MODEL,
+            base_url=base_url,
+            api_key=SecretStr("dummy-key"),
+            default_headers={"X-Session-ID": session},
+            streaming=streaming,
+            http_async_client=http,
+        ).bind_tools([search])
 
-    async def agent(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await model.ainvoke(state["messages"])]}
+        async def agent(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await model.ainvoke(state["messages"])]}
 
-    graph = StateGraph(MessagesState)
-    graph.add_node("agent", agent)
-    graph.add_node("tools", ToolNode([search]))
-    graph.add_edge(START, "agent")
-    graph.add_conditional_edges("agent", tools_condition)
-    graph.add_edge("tools", "agent")
-    compiled = graph.compile()
-    for task in tasks or (TASK,):
-        given: Any = {"messages": [("user", task)]}
-        await compiled.ainvoke(given, {"recursion_limit": 2 * TURNS_MAX})
+        graph = StateGraph(MessagesState)
+        graph.add_node("agent", agent)
+        graph.add_node("tools", ToolNode([search]))
+        graph.add_edge(START, "agent")
+        graph.add_conditional_edges("agent", tools_condition)
+        graph.add_edge("tools", "agent")
+        compiled = graph.compile()
+        for task in tasks or (TASK,):
+            given: Any = {"messages": [("user", task)]}
+            await compiled.ainvoke(given, {"recursion_limit": 2 * TURNS_MAX})
 
 
 def _find(query: str) -> str:

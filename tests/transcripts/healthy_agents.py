@@ -271,3 +271,34 @@ def logs_read_up_to_now(tape: Tape) -> None:
         since = stamp(tape.now_ms - 5000)
         lines = [f"{stamp(tape.now_ms - 40 * n)} INFO {tape.words(3)}" for n in range(2)]
         chat.use(("logs", {"since": since}, "\n".join(lines)), took_s=(3, 8))
+
+
+@healthy
+def page_scrolled(tape: Tape) -> None:
+    """A browser's agent scrolls down fifteen times; the tool says the same each time, and a screenshot follows it."""
+    chat = Chat(tape, model="gpt-4o", system=ASSISTANT, tools=[tool("scroll", to="where")]).user(tape.prose(1))
+    for _ in range(15):
+        chat.use(("scroll", {"to": "down"}, "ok"))
+        chat.user([{"type": "image_url", "image_url": {"url": tape.image()}}])
+
+
+@healthy
+def research_by_levels(tape: Tape) -> None:
+    """A question is split in four, each part in four, each of those in three; then the answers are put together."""
+    for width in (1, 4, 16, 48, 16, 4, 1):
+        jobs = [
+            partial(once, tape, "Split the question.", tape.prose(2), tape.prose(3), took_s=tape.random.uniform(1.5, 4))
+            for _ in range(width)
+        ]
+        tape.together(jobs, width)
+
+
+@healthy
+def more_workers_every_minute(tape: Tape) -> None:
+    """A load is raised step by step: 2, 4, 8, 16 and 24 workers, half a minute each, with very different answers."""
+    for workers in (2, 4, 8, 16, 24):
+        jobs = [
+            partial(once, tape, "Summarise.", tape.prose(3), tape.prose(1), took_s=tape.random.lognormvariate(0.3, 1))
+            for _ in range(10 * workers)
+        ]
+        tape.together(jobs, workers)

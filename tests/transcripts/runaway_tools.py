@@ -221,3 +221,25 @@ def stuck_among_many(tape: Tape) -> None:
             chat.use(("search", {"query": tape.words(3)}, tape.prose(2)))
 
     tape.together([stuck, *(partial(work, task) for task in tasks[1:])], 6)
+
+
+@runaway("three calls of the tool")
+def flailing(tape: Tape) -> None:
+    """A model goes to and fro between three searches, in no order, which find what they found before."""
+    chat = Chat(tape, system=ASSISTANT, tools=[SEARCH]).user(tape.prose(1))
+    searches = [("search", {"query": tape.words(2)}, tape.sentence()) for _ in range(3)]
+    for _ in range(times(tape)):
+        tape.repeat()
+        for _ in range(3):
+            chat.use(tape.pick(*searches))
+
+
+@runaway("one call of the tool")
+def attempts_counted(tape: Tape) -> None:
+    """The same call fails in the same way; only the number of the attempt in the error goes up."""
+    chat = Chat(tape, system=ASSISTANT, tools=[SQL]).user(tape.prose(1))
+    query = f"SELECT * FROM {tape.words(1)}"
+    for attempt in range(1, times(tape) + 1):
+        tape.repeat()
+        error = {"error": "deadlock detected", "attempt": attempt, "retryable": True}
+        chat.use(("run_sql", {"query": query}, error))
