@@ -14,7 +14,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types audit lock image image-test bench soak ci clean
+.PHONY: help run demo test lint types audit lock image image-test charts bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lock: $(VENV)/installed-dev ## Choose the versions of the image's dependencies a
 image: ## Build the image for this machine's processor with docker; IMAGE=name:tag
 	docker build --tag $(or $(IMAGE),tokengate:latest) --build-arg VERSION=$(VERSION) .
 
+charts: $(VENV)/installed-dev ## Write the charts' table of values
+	@$(BIN)/python charts/readme.py
+
 image-test: $(VENV)/installed-dev ## Build the image with buildah, look into it and run it (as root)
 	@$(BIN)/python .ci/wheels.py
 	@$(BIN)/python -m pytest tests/image $(ARGS)
@@ -62,7 +65,7 @@ ci: ## Do what the continuous integration does
 	.ci/run
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) .image dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/created:

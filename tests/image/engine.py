@@ -7,6 +7,7 @@ debootstrap; `TOKENGATE_IMAGE_BASE` names one that can.
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent.parent
-FOLDER: Final = ROOT / ".image"
+FOLDER: Final = Path(tempfile.gettempdir()) / "tokengate-image"
+"""Kept from run to run, for the base image. Outside of the repository, since whole systems are in it."""
 BASE: Final = "localhost/python:3.11-slim"
 BASE_PACKAGES: Final = "python3,python3-venv,python3-pip,ca-certificates"
 NEEDED: Final = ("buildah", "podman", "runc", "debootstrap", "unshare", "nft")
