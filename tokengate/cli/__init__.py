@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from tokengate import __version__
-from tokengate.cli import inject, pricing
+from tokengate.cli import inject, injector, pricing
 
 if TYPE_CHECKING:
     from tokengate.control.local import LocalControl
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(pricing.app, name="pricing")
+app.add_typer(injector.app, name="injector")
 app.command()(inject.inject)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

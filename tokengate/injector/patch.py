@@ -78,6 +78,8 @@ class Skip(StrEnum):
     MIRROR_POD = "mirror_pod"
     WINDOWS = "windows"
     SYSTEM_NAMESPACE = "system_namespace"
+    NOT_A_POD = "not_a_pod"
+    NOT_CREATED = "not_created"
 
 
 class Decision(Struct, frozen=True):
