@@ -87,7 +87,7 @@ class TestTheStages:
 
 
 class TestTheLock:
-    @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+    @pytest.mark.parametrize("requirement", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["injector"])
     def test_it_has_what_the_project_needs(self, requirement: str) -> None:
         needed = Requirement(requirement)
         version = LOCKED.get(canonicalize_name(needed.name))

@@ -24,6 +24,7 @@ from tokengate import __version__, cli
 from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS, ample_nano
 from tokengate.domain import Reason, Scope
 from tokengate.injector import refusals, sidecar
+from tokengate.injector.metrics import Metrics
 from tokengate.injector.patch import Skip
 from tokengate.injector.policy import Policy
 from tokengate.ledger import keys
@@ -280,9 +281,10 @@ class TestHttp:
 class TestCli:
     def test_every_command_and_option(self) -> None:
         group = get_group(cli.app)
-        pricing = group.commands["pricing"]
-        every = {name: command for name, command in group.commands.items() if name != "pricing"}
-        every |= {f"pricing {name}": command for name, command in pricing.commands.items()}  # type: ignore[attr-defined]
+        every = dict(group.commands)
+        for name in ("pricing", "injector"):
+            every |= {f"{name} {each}": command for each, command in group.commands[name].commands.items()}  # type: ignore[attr-defined]
+        del every["pricing"]  # it does nothing by itself; `injector` serves
         sections = dict(
             re.findall(
                 r"^## `tokengate ([a-z -]+?)(?: [A-Z ]+)?`\n(.*?)(?=^## |\Z)",
@@ -449,6 +451,33 @@ class TestInjector:
     def test_every_reason_to_skip_and_to_refuse(self) -> None:
         for title, reasons in (("Who is left alone", Skip), ("Who is refused", refusals.Reason)):
             assert [code(row[0])[0] for row in rows(self.section(title), "| Reason |")] == [*reasons]
+
+    def test_every_metric_with_its_labels(self) -> None:
+        listed = {code(row[0])[0]: set(code(row[1])) for row in rows(self.section("Metrics"), "| Metric |")}
+        metrics = Metrics()
+        made = {}
+        for each in (
+            metrics._reviews,
+            metrics._invalid,
+            metrics._seconds,
+            metrics._reloads,
+            metrics._expiry,
+            metrics._info,
+        ):
+            [family] = each.describe()
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            made[name] = set(each._labelnames)
+        assert listed.keys() == made.keys()
+        for name, labels in made.items():
+            assert listed[name] >= labels, name
+
+    def test_every_status_of_the_webhook(self) -> None:
+        source = (ROOT / "tokengate" / "injector" / "webhook.py").read_text()
+        given = set(re.findall(r"return (4\d\d), b", source)) | {"400", "200", "503"}
+        listed = {
+            status for row in rows(self.section("What it is asked"), "| Status |") for status in row[0].split(", ")
+        }
+        assert given == listed
 
     def test_every_mark(self) -> None:
         source = (ROOT / "tokengate" / "injector" / "sidecar.py").read_text()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def mount(api: ApiServer, folder: Path) -> Path:
 class Injector:
     port: int
     status_port: int
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
+    log: Path
 
     def status(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.status_port}{path}", timeout=WAIT_S_MAX, trust_env=False)
@@ -128,9 +130,10 @@ class Injector:
     def stop(self) -> str:
         """End it in order; gives its log."""
         self.process.send_signal(signal.SIGTERM)
-        log, _ = self.process.communicate(timeout=WAIT_S_MAX)
-        assert self.process.returncode == 0, log
-        return log
+        code = self.process.wait(timeout=WAIT_S_MAX)
+        said = self.log.read_text()
+        assert code == 0, said
+        return said
 
 
 @contextlib.contextmanager
@@ -140,11 +143,12 @@ def injector(certificates: Path, *arguments: str, drain_s: float = 0) -> Iterato
         *(sys.executable, "-m", "tokengate", "injector", "--certificates", str(certificates), "--host", "127.0.0.1"),
         *("--port", str(ports[0]), "--status-port", str(ports[1]), "--drain-s", str(drain_s), *arguments),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    running = Injector(*ports, process)
-    try:
-        yield running
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=WAIT_S_MAX)
+    with tempfile.NamedTemporaryFile(prefix="injector-", suffix=".log") as log:
+        # Not a pipe: nobody would read it, and it would be full one day.
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            yield Injector(*ports, process, Path(log.name))
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=WAIT_S_MAX)
