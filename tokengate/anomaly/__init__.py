@@ -1,0 +1,266 @@
+"""Runaway agents: what a call looks like, what a session did lately, and when that is no longer work. No I/O, no clock.
+
+`marks` makes a few short words of a call by which repetitions are told (`Mark`); `rules` decides over what a session
+did lately (`History`) and the call that is asked for; `words` says it so that whoever is woken by it knows what the
+agent did. It is the ledger that freezes: its script keeps the same history and decides by the same rules, and a test
+holds the two to each other. docs/explanation/runaways.md explains the rules and why the thresholds are what they are.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+PERIOD_MAX: Final = 8
+"""The longest cycle of calls, or of exchanges within a conversation, that is found."""
+
+TAILS_MAX: Final = 4
+"""How many conversations of a session that repeat themselves are remembered."""
+
+TAIL_REPEATS_MIN: Final = 3
+"""How often a conversation has to repeat itself before that is remembered at all."""
+
+GROWTH_BYTES_MIN: Final = 64 * 1024
+"""Below this size a context may grow as it likes."""
+
+SPEND_STEP_MS: Final = 15_000
+SPEND_STEPS: Final = 4
+"""Spending is looked at over the last minute, in steps of a quarter."""
+
+MEAN_AFTER_MS: Final = 10 * 60_000
+"""How long a session must have been spending before its mean is one."""
+
+MEAN_OVER_MS: Final = 2 * 3_600_000
+"""How far back a mean reaches; beyond, half of it is kept."""
+
+VELOCITY_SHARE: Final = 2
+"""A minute is compared with the mean only if it costs at least this fraction (1/VELOCITY_SHARE) of its cap."""
+
+HISTORY_TTL_MS: Final = 3_600_000
+"""How long a session's history is remembered after its last call."""
+
+SERIES_MS: Final = 24 * 3_600_000
+"""A freeze that comes within this time after the end of the one before is a repetition of it."""
+
+
+class Mode(StrEnum):
+    """What is done about what a rule finds."""
+
+    OFF = "off"
+    SHADOW = "shadow"
+    """It is logged, counted and reported, and nothing else."""
+    ENFORCE = "enforce"
+
+
+class Rule(StrEnum):
+    """The rules, by the names that they have in logs, events and metrics."""
+
+    LOOP = "loop"
+    """The same request again and again, or the same few in turn."""
+    TOOL_LOOP = "tool_loop"
+    """A conversation that grows by the same exchange again and again."""
+    GROWTH = "growth"
+    """A context that grows by a factor with every call."""
+    VELOCITY = "velocity"
+    """Spending that is too fast."""
+    RATE = "rate"
+    """More requests than may be made in a time; they are refused, and nothing is frozen."""
+
+
+class Rules(Struct, frozen=True, gc=False):
+    """Modes and thresholds of everything that can freeze a session."""
+
+    loops: Mode = Mode.ENFORCE
+    loop_repeats: int = 8
+    """The same request in a row (or the beginning of the same round of requests) that is one too many."""
+    loop_window_ms: int = 5 * 60_000
+    """The time in which they must come."""
+    tool_loops: Mode = Mode.ENFORCE
+    tool_loop_repeats: int = 7
+    """How often the same exchange may not stand in a row at the end of a conversation."""
+    tool_loop_window_ms: int = 30 * 60_000
+    growth: Mode = Mode.ENFORCE
+    growth_calls: int = 8
+    """Calls in a row of which each is larger than the one before by the factor."""
+    growth_percent: int = 150
+    """That factor, in percent."""
+    velocity: Mode = Mode.ENFORCE
+    velocity_max_nano: int | None = None
+    """The most that a session may spend in a minute; None: no such bound."""
+    velocity_factor: int = 10
+    """The most, as a multiple of the session's own mean; 0: no such bound."""
+    freeze_ms: int = 10 * 60_000
+    """How long the first freeze lasts; each further one twice as long,"""
+    freeze_ms_max: int = 24 * 3_600_000
+    """and this at the most."""
+
+    @property
+    def on(self) -> bool:
+        """Whether any rule is."""
+        return self.marking or self.velocity is not Mode.OFF
+
+    @property
+    def marking(self) -> bool:
+        """Whether any rule that needs a call's mark is."""
+        return not (self.loops is Mode.OFF and self.tool_loops is Mode.OFF and self.growth is Mode.OFF)
+
+    def mode(self, rule: Rule) -> Mode:
+        """What is done about a finding of a rule."""
+        modes = {
+            Rule.LOOP: self.loops,
+            Rule.TOOL_LOOP: self.tool_loops,
+            Rule.GROWTH: self.growth,
+            Rule.VELOCITY: self.velocity,
+        }
+        return modes[rule]
+
+
+NO_RULES: Final = Rules(loops=Mode.OFF, tool_loops=Mode.OFF, growth=Mode.OFF, velocity=Mode.OFF)
+
+
+class Rate(Struct, frozen=True, gc=False):
+    """So many requests in a time, of which `burst` may come at once."""
+
+    requests: int
+    per_ms: int
+    burst: int
+    mode: Mode = Mode.ENFORCE
+
+    @property
+    def interval_us(self) -> int:
+        """The time after which one more may come, in microseconds, rounded up."""
+        return -(-self.per_ms * 1000 // self.requests)
+
+
+class Mark(Struct, frozen=True, gc=False):
+    """A call in a few short words: equal words, equal calls. Nothing of what was said can be read from the digests."""
+
+    call: str
+    """The digest of everything that is asked: model, messages, tools, and how to answer."""
+    root: str
+    """The digest of how the conversation begins."""
+    bytes: int
+    """The size of the body."""
+    tail: str = ""
+    """The digest of what the end of the conversation repeats, after a letter for what that is: `t` an exchange with
+    tools, `T` several in turn, `m` messages; empty if nothing is repeated `TAIL_REPEATS_MIN` times."""
+    repeats: int = 0
+    """How often it stands there."""
+    what: str = ""
+    """What is repeated, in words, short: tools by name with the beginnings of their arguments."""
+
+    @property
+    def packed(self) -> str:
+        """One line, as the ledger's script takes it."""
+        return f"{self.call} {self.root} {self.bytes} {self.tail or '-'} {self.repeats} {self.what}"
+
+
+class Fate(StrEnum):
+    """What has become of an earlier call."""
+
+    UNDER_WAY = "under_way"
+    """Not answered yet, and not for longer than the window of the rule."""
+    FAILED = "failed"
+    """The provider refused it, or was not reached: nothing was charged."""
+    ANSWERED = "answered"
+    """Answered, in full or in part; or nothing is known of it any more."""
+
+
+class Observed(Struct, frozen=True, gc=False):
+    """A call that would be admitted, at the instant at which that is decided."""
+
+    request_id: str
+    at_ms: int
+    model: str
+    mark: Mark | None
+    """None for calls that cannot be told apart, or that are no part of a conversation (embeddings)."""
+    spent_nano: int
+    """What its session has spent until now, over all budgets."""
+    cap_nano: int
+    """The session's cap."""
+
+
+class Run(Struct, frozen=True, gc=False):
+    """The same `period` calls, again and again."""
+
+    period: int
+    matches: int
+    """How many calls in a row have been the same as the one `period` before."""
+    first_id: str
+    since_ms: int
+    spent_nano: int
+    """What the session had spent when it began."""
+    rounds_ms: tuple[int, ...]
+    """When the last rounds began, as many as the threshold needs."""
+
+
+class Tail(Struct, frozen=True, gc=False):
+    """A conversation that repeats itself."""
+
+    mark: str
+    before: int
+    """Repetitions that do not count: they were there when it was first seen."""
+    repeats: int
+    first_id: str
+    since_ms: int
+    spent_nano: int
+
+
+class Growth(Struct, frozen=True, gc=False):
+    """A context that grows by the factor, call by call."""
+
+    root: str
+    calls: int
+    bytes: int
+    first_bytes: int
+    first_id: str
+    since_ms: int
+    spent_nano: int
+
+
+class Spent(Struct, frozen=True, gc=False):
+    """What had been spent when a step of time began."""
+
+    step: int
+    nano: int
+    request_id: str
+
+
+class History(Struct, frozen=True, gc=False):
+    """What a session did lately: bounded, whatever it does. Empty after a freeze: old evidence is no evidence."""
+
+    calls: tuple[tuple[str, str], ...] = ()
+    """The marks and the ids of the last `PERIOD_MAX` calls."""
+    last_ms: int = 0
+    last_nano: int = 0
+    """When the last of them came, and what had been spent then."""
+    run: Run | None = None
+    tails: tuple[Tail, ...] = ()
+    growth: Growth | None = None
+    spent: tuple[Spent, ...] = ()
+    mean_from_ms: int = 0
+    mean_from_nano: int = 0
+    shadow: Rule | None = None
+    shadow_until_ms: int = 0
+    """Until when a rule in shadow mode would have kept the session frozen."""
+
+
+class Finding(Struct, frozen=True, gc=False):
+    """What a rule found, and the evidence."""
+
+    rule: Rule
+    reason: str
+    first_id: str
+    last_id: str
+
+
+class Judgement(Struct, frozen=True, gc=False):
+    """What is made of a call."""
+
+    history: History
+    freeze: Finding | None = None
+    """The session is frozen, and the call refused."""
+    shadow: Rule | None = None
+    """The call would have been refused, were this rule enforced."""
+    reported: Finding | None = None
+    """A rule in shadow mode has found something new."""

@@ -1,0 +1,190 @@
+"""Digests of texts that do not depend on what changes by itself: whitespace, timestamps, and random ids.
+
+Two texts with the same digest say the same. Whitespace is left out, dates with a time of day, times of day, seconds
+since the epoch, and UUIDs count as equal to each other. Other numbers, names and hashes of contents are what a text
+says, and stay: a tool whose result changes is not in a loop.
+"""
+
+import re
+from binascii import b2a_base64
+from collections.abc import Iterable, Iterator
+from hashlib import sha1
+from itertools import islice
+from typing import Any, Final
+from zlib import crc32
+
+import orjson
+
+EXACT_BYTES_MAX: Final = 16 * 1024
+"""A longer text is looked at closely only at its two ends; between them every byte counts."""
+
+CACHED_MIN: Final = 128
+CACHED_MAX: Final = 64 * 1024
+"""The lengths of texts that are worth remembering."""
+
+CACHE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""How much is remembered: a conversation repeats with each call what was said before."""
+
+CHARACTER_BYTES_MAX: Final = 4
+"""What a character takes at the most."""
+
+REPLACED_MAX: Final = 128
+"""How many timestamps of a kind, and how many ids, are replaced in one text: a log has no end."""
+
+DIGEST_BYTES: Final = 6
+
+_MASK: Final = 256**DIGEST_BYTES - 1
+_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
+_JSON_BEGINS: Final = frozenset({"{", "["})
+_ZERO: Final = b"0"[0]
+_SPACE: Final = b" \t\n\r\f\v"
+_SHAPE: Final = bytes.maketrans(b"123456789", b"0" * 9)
+"""What digits look like. Where a timestamp may be is then found by searching for a text, not by trying everywhere."""
+
+_TIME: Final = re.compile(rb"0:00(:00(?:[.,]0+)?)?( ?[AaPp]\.?[Mm]\b)?(?:Z| ?UTC|[+-]00:?00)?")
+_DATE: Final = re.compile(rb"(?:0000-00-00|00/00/0000)[T ]")
+_DATE_BYTES: Final = 11
+_EPOCH: Final = re.compile(rb"00000000000*(?:\.0+)?")
+_EPOCH_DIGITS: Final = frozenset({10, 13, 16, 19})
+_EPOCH_BEGINS: Final = (b"15", b"16", b"17", b"18", b"19", b"20", b"21")
+"""Seconds, milli-, micro- or nanoseconds since the epoch, between the years 2017 and 2039."""
+
+_UUID_END: Final = re.compile(rb"-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}")
+_UUID_BEGIN: Final = re.compile(rb"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}")
+_UUID_BEGIN_BYTES: Final = 13
+
+_IDS: Final = frozenset(
+    {"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "signature", "thoughtSignature"}
+)
+"""Members of messages, and of the parts that they consist of, that say nothing."""
+
+
+class Digests:
+    """Digests of texts, with a memory for those that are said again and again. Bounded by `CACHE_BYTES_MAX`."""
+
+    def __init__(self) -> None:
+        self._known: dict[str | bytes, bytes] = {}
+        self._size = 0
+
+    def text(self, text: str) -> bytes:
+        """The digest of a text; one that is JSON is read as such, for the order of members says nothing."""
+        size = len(text)
+        if size < CACHED_MIN or size > CACHED_MAX:
+            return digest(_unordered(text))
+        return self._known.get(text) or self._remember(text, digest(_unordered(text)))
+
+    def value(self, value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
+        """The digest of a value from JSON."""
+        if type(value) is str:
+            return self.text(value)
+        packed = _packed(value)
+        if len(packed) < CACHED_MIN or len(packed) > CACHED_MAX:
+            return digest(packed)
+        return self._known.get(packed) or self._remember(packed, digest(packed))
+
+    def _remember(self, text: str | bytes, found: bytes) -> bytes:
+        self._size += len(text) * (1 if type(text) is bytes else CHARACTER_BYTES_MAX)
+        if self._size > CACHE_BYTES_MAX:
+            # Whatever is still being said comes back with the next call.
+            self._known.clear()
+            self._size = 0
+        self._known[text] = found
+        return found
+
+
+def digest(text: bytes) -> bytes:
+    """The digest of a text in UTF-8."""
+    if len(text) > EXACT_BYTES_MAX:
+        half = EXACT_BYTES_MAX // 2
+        middle = text[half:-half]
+        text = text[:half] + b"%x %x" % (crc32(middle), len(middle)) + text[-half:]
+    return sha1(_constant(text).translate(None, _SPACE), usedforsecurity=False).digest()[:DIGEST_BYTES]
+
+
+def total(digests: Iterable[bytes]) -> bytes:
+    """The digest of digests in whatever order."""
+    return (sum(map(int.from_bytes, digests)) & _MASK).to_bytes(DIGEST_BYTES)
+
+
+def encoded(found: bytes) -> str:
+    """A digest in characters that need quotes nowhere."""
+    return b2a_base64(found, newline=False).translate(_URLSAFE).decode()
+
+
+def without_ids(block: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """A message, or a part of one, without the members that only name it."""
+    if type(block) is not dict or _IDS.isdisjoint(block):
+        return block
+    return {name: value for name, value in block.items() if name not in _IDS}
+
+
+def of_digests(*digests: bytes) -> bytes:
+    """The digest of digests, and of names, in their order."""
+    return sha1(b" ".join(digests), usedforsecurity=False).digest()[:DIGEST_BYTES]
+
+
+def _packed(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # It reads more levels than it writes; what has so many is no conversation.
+        return b"?"
+
+
+def _unordered(text: str) -> bytes:
+    if text[:1] in _JSON_BEGINS and len(text) <= EXACT_BYTES_MAX:
+        try:
+            return _packed(orjson.loads(text))
+        except orjson.JSONDecodeError:
+            return text.encode()
+    return text.encode()
+
+
+def _constant(text: bytes) -> bytes:
+    """A text with its timestamps and random ids taken out."""
+    spans: list[tuple[int, int]] = []
+    shape = text.translate(_SHAPE)
+    if b"0:00" in shape:
+        spans += islice(_times(shape), REPLACED_MAX)
+    if b"0000000000" in shape:
+        spans += islice(_epochs(text, shape), REPLACED_MAX)
+    if b"-" in text:
+        spans += islice(_uuids(text), REPLACED_MAX)
+    if not spans:
+        return text
+    spans.sort()
+    pieces: list[bytes] = []
+    done = 0
+    for start, end in spans:
+        if start >= done:
+            pieces += (text[done:start], b"*")
+            done = end
+    pieces.append(text[done:])
+    return b"".join(pieces)
+
+
+def _times(shape: bytes) -> Iterator[tuple[int, int]]:
+    """Times of day to the second, or with a.m. or p.m., or after a date, which then is a part of it."""
+    for found in _TIME.finditer(shape):
+        start, end = found.span()
+        if start and shape[start - 1] == _ZERO:
+            start -= 1
+        if start >= _DATE_BYTES and _DATE.match(shape, start - _DATE_BYTES):
+            yield start - _DATE_BYTES, end
+        elif found.lastindex:
+            yield start, end
+
+
+def _epochs(text: bytes, shape: bytes) -> Iterator[tuple[int, int]]:
+    for found in _EPOCH.finditer(shape):
+        start, end = found.span()
+        digits = end - start if (point := text.find(b".", start, end)) < 0 else point - start
+        if digits in _EPOCH_DIGITS and text.startswith(_EPOCH_BEGINS, start) and text[start - 1 : start] != b".":
+            yield start, end
+
+
+def _uuids(text: bytes) -> Iterator[tuple[int, int]]:
+    for found in _UUID_END.finditer(text):
+        start = found.start() - _UUID_BEGIN_BYTES
+        if start >= 0 and _UUID_BEGIN.match(text, start):
+            yield start, found.end()

@@ -1,0 +1,271 @@
+"""What is said in a request, turn by turn, in whichever provider's notation, and whether its end repeats itself.
+
+Four notations are read: OpenAI's chat messages and response items, Anthropic's content blocks and Gemini's parts. What
+is in none of them is somebody's text. Nothing here raises, whatever JSON it is given: a body that the gate let pass is
+not to be refused because it looks strange.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, Final
+
+import orjson
+from msgspec import Struct
+
+from tokengate.anomaly import PERIOD_MAX, TAIL_REPEATS_MIN
+from tokengate.anomaly.canonical import Digests, encoded, of_digests, total, without_ids
+
+WORDS_CHARS_MAX: Final = 120
+"""How much of what is repeated is told in words,"""
+
+ARGUMENT_CHARS_MAX: Final = 40
+"""and how much of one argument of a tool,"""
+
+ARGUMENTS_CHARS_MAX: Final = 16 * 1024
+"""if there are no more of them than this."""
+
+_ASSISTANT: Final = frozenset({"assistant", "model"})
+_RESULT_ROLES: Final = frozenset({"tool", "function"})
+_TEXT_TYPES: Final = frozenset({"text", "input_text", "output_text"})
+_CALL_TYPES: Final = frozenset({"tool_use", "function_call", "custom_tool_call"})
+_RESULT_TYPES: Final = frozenset({"tool_result", "function_call_output", "custom_tool_call_output"})
+
+
+class Kind(IntEnum):
+    """What a turn is."""
+
+    SAID = 0
+    """By a user, by the system: by anybody but the model."""
+    ANSWER = 1
+    """By the model: a text, or a thought."""
+    CALL = 2
+    """By the model: calls of tools."""
+    RESULT = 3
+    """What tools gave."""
+
+
+class Turn(Struct, frozen=True, gc=False):
+    """One message."""
+
+    kind: Kind
+    digest: bytes
+    """Of all of it."""
+    act: bytes
+    """Of the calls, or of the result, alone: what the model says beside a call may change while it does not."""
+
+
+class Repeated(Struct, frozen=True, gc=False):
+    """What the end of a conversation repeats; the fields are those of a `Mark`."""
+
+    tail: str
+    repeats: int
+    what: str
+
+
+def turn(message: Any, digests: Digests) -> Turn:  # noqa: ANN401 - whatever JSON holds
+    """Read one message."""
+    if type(message) is not dict:
+        found = digests.value(message)
+        return Turn(Kind.SAID, found, found)
+    role, content = message.get("role"), message.get("content")
+    if type(content) is str and len(message) == 2 and type(role) is str:
+        found = digests.text(content) + role[:1].encode()
+        return Turn(Kind.ANSWER if role == "assistant" else Kind.SAID, found, found)
+    if role in _RESULT_ROLES:
+        act = digests.value(content)
+        return Turn(Kind.RESULT, act, act)
+    calls = [of_digests(_name(name), digests.value(given)) for name, given in _called(message)]
+    if calls:
+        act = total(calls)
+        beside = _beside(message)
+        return Turn(Kind.CALL, act + digests.value(beside) if beside else act, act)
+    results = [digests.value(result) for result in _results(message)]
+    if results:
+        act = total(results)
+        return Turn(Kind.RESULT, act, act)
+    found = _whole(message, digests)
+    by_model = role in _ASSISTANT or message.get("type") == "reasoning"
+    return Turn(Kind.ANSWER if by_model else Kind.SAID, found, found)
+
+
+def _name(name: object) -> bytes:
+    return name.encode() if type(name) is str else b""
+
+
+def _whole(message: dict[str, Any], digests: Digests) -> bytes:
+    """The digest of a message that is neither a plain text nor about tools: a name beside it, parts, images."""
+    content, other = message.get("content"), {k: v for k, v in without_ids(message).items() if k != "content"}
+    if type(content) is str:
+        return digests.text(content) + digests.value(other)
+    if type(content) is not list:
+        return digests.value(without_ids(message))
+    parts = [part["text"] if _is_text(part) else without_ids(part) for part in content]
+    return b"".join(map(digests.value, (*parts, other)))
+
+
+def _is_text(part: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
+    return type(part) is dict and type(part.get("text")) is str and part.get("type") in _TEXT_TYPES
+
+
+def repeated(messages: list[Any], turns: list[Turn]) -> Repeated | None:
+    """What the end of a conversation repeats, if it does so at least `TAIL_REPEATS_MIN` times.
+
+    An exchange is a call of a tool, or several at once, with what they gave; what the model says beside it does not
+    matter, and what a user says begins anew. Where no exchange is repeated, whole messages are compared.
+    """
+    if not turns:
+        return None
+    if turns[-1].kind is Kind.RESULT:
+        found = _repeated_exchanges(messages, turns)
+        if found is not None:
+            return found
+    return _repeated_messages(turns)
+
+
+def cycle(marks: list[bytes], period_max: int) -> tuple[int, int]:
+    """The period of the end of a list, and how often it stands there in a row; (0, 0) if it does not stand there twice.
+
+    The list begins with its end.
+    """
+    last = marks[0]
+    for period in range(1, min(period_max, len(marks) // 2) + 1):
+        if marks[period] == last:
+            same = 1
+            while same + period < len(marks) and marks[same] == marks[same + period]:
+                same += 1
+            if same >= period:
+                return period, same // period + 1
+    return 0, 0
+
+
+def _repeated_exchanges(messages: list[Any], turns: list[Turn]) -> Repeated | None:
+    acts: list[bytes] = []
+    begins: list[int] = []
+    """Where the exchanges begin, the last one first."""
+    for act, begin in _exchanges(turns):
+        acts.append(act)
+        begins.append(begin)
+        if len(acts) == PERIOD_MAX + 1 and acts[0] not in acts[1:]:
+            return None
+    period, repeats = cycle(acts, PERIOD_MAX) if acts else (0, 0)
+    if repeats < TAIL_REPEATS_MIN:
+        return None
+    calls = [_words(name, given) for message in messages[begins[period - 1] :] for name, given in _called(message)]
+    what = f"called the tool{'s' * (len(calls) > 1)} {', '.join(calls)}"
+    return Repeated(f"{'t' if period == 1 else 'T'}{encoded(total(acts[:period]))}", repeats, what[:WORDS_CHARS_MAX])
+
+
+def _exchanges(turns: list[Turn]) -> Iterator[tuple[bytes, int]]:
+    """The exchanges since a user last said something, from the last one back: what each did, and where it begins."""
+    calls: list[bytes] = []
+    results: list[bytes] = []
+    begin = len(turns)
+    for index in range(len(turns) - 1, -1, -1):
+        kind = turns[index].kind
+        if kind is Kind.SAID:
+            break
+        if kind is Kind.RESULT:
+            if calls:
+                yield total(calls) + total(results), begin
+                calls, results = [], []
+            results.append(turns[index].act)
+        elif kind is Kind.CALL:
+            calls.append(turns[index].act)
+            begin = index
+    if calls:
+        yield total(calls) + total(results), begin
+
+
+def _repeated_messages(turns: list[Turn]) -> Repeated | None:
+    last = turns[-1].digest
+    near = turns[-2 * PERIOD_MAX - 1 : -1]
+    if not any(each.digest == last for each in near):
+        return None
+    digests = [each.digest for each in reversed(turns)]
+    period, repeats = cycle(digests, 2 * PERIOD_MAX)
+    if repeats < TAIL_REPEATS_MIN:
+        return None
+    what = "repeated the last message" if period == 1 else f"repeated the last {period} messages"
+    return Repeated(f"m{encoded(total(digests[:period]))}", repeats, f"{what} of a conversation")
+
+
+# --- notations ---
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    parts = message.get("content") or message.get("parts")
+    return [part for part in parts if type(part) is dict] if type(parts) is list else []
+
+
+def _called(message: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - whatever JSON holds
+    """The tools that a message calls, by name, each with what it is given."""
+    if type(message) is not dict:
+        return
+    calls = message.get("tool_calls")
+    if type(calls) is list:
+        for call in calls:
+            if type(call) is dict:
+                yield from _function(call.get("function") or call.get("custom"))
+    if message.get("type") in _CALL_TYPES:
+        yield from _function(message)
+    yield from _function(message.get("function_call"))
+    for part in _parts(message):
+        if part.get("type") in _CALL_TYPES:
+            yield from _function(part)
+        yield from _function(part.get("functionCall"))
+
+
+def _function(call: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - whatever JSON holds
+    if type(call) is dict:
+        given = call.get("arguments")
+        if given is None:
+            given = call.get("input")
+        yield call.get("name"), call.get("args") if given is None else given
+
+
+def _results(message: dict[str, Any]) -> Iterator[Any]:
+    """What tools gave, if that is what a message holds."""
+    if message.get("type") in _RESULT_TYPES:
+        yield message.get("output")
+    for part in _parts(message):
+        if part.get("type") in _RESULT_TYPES:
+            yield part.get("content")
+        elif type(response := part.get("functionResponse")) is dict:
+            yield [response.get("name"), response.get("response")]
+
+
+def _beside(message: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """What a message says beside its calls of tools."""
+    content = message.get("content")
+    if type(content) is not list:
+        return content
+    return [part.get("text") for part in content if type(part) is dict]
+
+
+# --- words ---
+
+
+def _words(name: object, given: object) -> str:
+    """A call as a programmer would write it: `search('x', limit=5)`."""
+    if type(given) is str:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            given = orjson.loads(given[:ARGUMENTS_CHARS_MAX])
+    if type(given) is not dict:
+        return f"{_line(name)}({_short(given) if given not in (None, '') else ''})"
+    if len(given) == 1:
+        return f"{_line(name)}({_short(next(iter(given.values())))})"
+    return f"{_line(name)}({', '.join(f'{_line(key)}={_short(value)}' for key, value in given.items())})"
+
+
+def _short(value: object) -> str:
+    text = _line(value)
+    text = text if len(text) <= ARGUMENT_CHARS_MAX else f"{text[: ARGUMENT_CHARS_MAX - 3]}..."
+    return f"'{text}'" if type(value) is str else text
+
+
+def _line(value: object) -> str:
+    """A value in one line of what can be printed."""
+    text = value if type(value) is str else str(value)
+    text = text[: 4 * ARGUMENT_CHARS_MAX]
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)

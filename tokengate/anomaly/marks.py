@@ -1,0 +1,58 @@
+"""The mark of a call: by what it is told whether it is the same as another. Prompts go in, digests come out."""
+
+from typing import Any, Final
+
+from tokengate.anomaly import Mark
+from tokengate.anomaly.canonical import Digests, digest, encoded, of_digests
+from tokengate.anomaly.conversation import repeated, turn
+
+ROOT_CHARS: Final = 256
+"""How much of its first message tells one conversation from another."""
+
+NOT_ASKED: Final = frozenset(
+    {
+        "metadata",
+        "moderation",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "user",
+    }
+)
+"""Members of a body that name, route or keep a call and do not change what is asked."""
+
+
+class Marker:
+    """Makes marks. One for each gate: it remembers the digests of what is said again and again."""
+
+    def __init__(self) -> None:
+        self._digests = Digests()
+
+    def mark(self, document: dict[str, Any], conversation: str, size: int) -> Mark:
+        """The mark of a call. Never raises.
+
+        Args:
+            document: the body, as parsed from JSON.
+            conversation: the member that is the conversation: a list of messages, or a text.
+            size: of the body, in bytes.
+        """
+        said = document.get(conversation)
+        messages = said if type(said) is list else [said]
+        turns = [turn(message, self._digests) for message in messages]
+        beside = {name: value for name, value in document.items() if name not in NOT_ASKED and name != conversation}
+        call = encoded(of_digests(self._digests.value(beside), *[each.digest for each in turns]))
+        root = encoded(digest(_beginning(messages[0]).encode())) if messages else ""
+        found = repeated(messages, turns)
+        if found is None:
+            return Mark(call, root, size)
+        return Mark(call, root, size, found.tail, found.repeats, found.what)
+
+
+def _beginning(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    content = message.get("content") if type(message) is dict else message
+    return content[:ROOT_CHARS] if type(content) is str else ""
