@@ -14,6 +14,15 @@ from msgspec import Struct
 PERIOD_MAX: Final = 8
 """The longest cycle of calls, or of exchanges within a conversation, that is found."""
 
+FAILURES_A_REPETITION: Final = 3
+"""A call that fails is tried again by every client. Only so many failures of the same call are one repetition of it,"""
+
+BACK_OFF_MS: Final = 250
+"""if it waits at least this long before it tries again. The official clients wait 375 ms or more."""
+
+UNDER_WAY_MS_MAX: Final = 5 * 60_000
+"""A call that has not been answered for longer than this hides no others that are the same."""
+
 TAILS_MAX: Final = 4
 """How many conversations of a session that repeat themselves are remembered."""
 
@@ -22,6 +31,19 @@ TAIL_REPEATS_MIN: Final = 3
 
 GROWTH_BYTES_MIN: Final = 64 * 1024
 """Below this size a context may grow as it likes."""
+
+WAVES: Final = (2, 8, 32, 128)
+"""The numbers of calls at which it is looked whether calls multiply."""
+
+WAVE_MS_MIN: Final = 500
+WAVE_MS_MAX: Final = 60_000
+"""From one of these numbers to the next it takes so long where each call waits for an answer and then makes more."""
+
+WAVES_MIN: Final = 3
+"""How many such waits there are where calls multiply; a plan that is carried out all at once has one or two."""
+
+WAVE_LIKE: Final = 4
+"""By what factor the waits may differ, and which part (1/WAVE_LIKE) of the calls must have been under way at once."""
 
 SPEND_STEP_MS: Final = 15_000
 SPEND_STEPS: Final = 4
@@ -32,9 +54,6 @@ MEAN_AFTER_MS: Final = 10 * 60_000
 
 MEAN_OVER_MS: Final = 2 * 3_600_000
 """How far back a mean reaches; beyond, half of it is kept."""
-
-VELOCITY_SHARE: Final = 2
-"""A minute is compared with the mean only if it costs at least this fraction (1/VELOCITY_SHARE) of its cap."""
 
 HISTORY_TTL_MS: Final = 3_600_000
 """How long a session's history is remembered after its last call."""
@@ -58,9 +77,9 @@ class Rule(StrEnum):
     LOOP = "loop"
     """The same request again and again, or the same few in turn."""
     TOOL_LOOP = "tool_loop"
-    """A conversation that grows by the same exchange again and again."""
+    """A conversation that says the same again and again, with tools or without."""
     GROWTH = "growth"
-    """A context that grows by a factor with every call."""
+    """A context that grows by a factor with every call, or calls that multiply."""
     VELOCITY = "velocity"
     """Spending that is too fast."""
     RATE = "rate"
@@ -72,13 +91,13 @@ class Rules(Struct, frozen=True, gc=False):
 
     loops: Mode = Mode.ENFORCE
     loop_repeats: int = 8
-    """The same request in a row (or the beginning of the same round of requests) that is one too many."""
-    loop_window_ms: int = 5 * 60_000
-    """The time in which they must come."""
+    """The same request, or the beginning of the same round of requests, that is one too many."""
     tool_loops: Mode = Mode.ENFORCE
     tool_loop_repeats: int = 7
-    """How often the same exchange may not stand in a row at the end of a conversation."""
-    tool_loop_window_ms: int = 30 * 60_000
+    """How often a conversation may not say the same in a row."""
+    pause_ms: int = 20_000
+    """Repetitions are a loop if the pause between an answer and the next request is not longer than this in the mean:
+    somebody who asks the same every half minute is looking whether anything has changed."""
     growth: Mode = Mode.ENFORCE
     growth_calls: int = 8
     """Calls in a row of which each is larger than the one before by the factor."""
@@ -87,12 +106,29 @@ class Rules(Struct, frozen=True, gc=False):
     velocity: Mode = Mode.ENFORCE
     velocity_max_nano: int | None = None
     """The most that a session may spend in a minute; None: no such bound."""
-    velocity_factor: int = 10
+    velocity_factor: int = 20
     """The most, as a multiple of the session's own mean; 0: no such bound."""
+    velocity_floor_nano: int = 5_000_000_000
+    """A minute that costs less is never compared with the mean."""
     freeze_ms: int = 10 * 60_000
     """How long the first freeze lasts; each further one twice as long,"""
     freeze_ms_max: int = 24 * 3_600_000
     """and this at the most."""
+
+    @property
+    def calls_kept(self) -> int:
+        """How many calls are remembered: a loop may have half as many others among its own."""
+        return max(PERIOD_MAX, self.loop_repeats + self.loop_repeats // 2)
+
+    @property
+    def window_ms(self) -> int:
+        """The pauses between the repetitions that are one too many, taken together, at the most."""
+        return self.pause_ms * (self.loop_repeats - 1)
+
+    @property
+    def tool_window_ms(self) -> int:
+        """The same within a conversation; the first repetitions are found there, and not seen."""
+        return self.pause_ms * max(1, self.tool_loop_repeats - TAIL_REPEATS_MIN)
 
     @property
     def on(self) -> bool:
@@ -142,8 +178,9 @@ class Mark(Struct, frozen=True, gc=False):
     bytes: int
     """The size of the body."""
     tail: str = ""
-    """The digest of what the end of the conversation repeats, after a letter for what that is: `t` an exchange with
-    tools, `T` several in turn, `m` messages; empty if nothing is repeated `TAIL_REPEATS_MIN` times."""
+    """The digest of what the conversation repeats, after a letter for what that is: `t` an exchange with tools at its
+    end, `T` several in turn, `m` messages, `x` the end of its last text, `c` a large message anywhere; empty if nothing
+    is repeated `TAIL_REPEATS_MIN` times."""
     repeats: int = 0
     """How often it stands there."""
     what: str = ""
@@ -159,11 +196,21 @@ class Fate(StrEnum):
     """What has become of an earlier call."""
 
     UNDER_WAY = "under_way"
-    """Not answered yet, and not for longer than the window of the rule."""
+    """Not answered yet, and not for longer than `UNDER_WAY_MS_MAX`."""
     FAILED = "failed"
     """The provider refused it, or was not reached: nothing was charged."""
     ANSWERED = "answered"
     """Answered, in full or in part; or nothing is known of it any more."""
+
+
+class Past(Struct, frozen=True, gc=False):
+    """What is known of an earlier call."""
+
+    fate: Fate
+    at_ms: int = 0
+    ended_ms: int = 0
+    """0: a long time ago."""
+    charged_nano: int = 0
 
 
 class Observed(Struct, frozen=True, gc=False):
@@ -173,34 +220,48 @@ class Observed(Struct, frozen=True, gc=False):
     at_ms: int
     model: str
     mark: Mark | None
-    """None for calls that cannot be told apart, or that are no part of a conversation (embeddings)."""
+    """None for calls of which only the price is known."""
     spent_nano: int
     """What its session has spent until now, over all budgets."""
-    cap_nano: int
-    """The session's cap."""
+    ended: int
+    """How many calls of its session have ended until now."""
 
 
-class Run(Struct, frozen=True, gc=False):
-    """The same `period` calls, again and again."""
+class Seen(Struct, frozen=True, gc=False):
+    """A call that was made."""
+
+    mark: str
+    request_id: str
+    pause_ms: int
+    """How long after the last answer to the same call it came; 0 if there was none."""
+
+
+class Cycle(Struct, frozen=True, gc=False):
+    """The same `period` calls, in the same order, again and again."""
 
     period: int
     matches: int
     """How many calls in a row have been the same as the one `period` before."""
+    pauses_ms: int
     first_id: str
     since_ms: int
     spent_nano: int
     """What the session had spent when it began."""
-    rounds_ms: tuple[int, ...]
-    """When the last rounds began, as many as the threshold needs."""
 
 
 class Tail(Struct, frozen=True, gc=False):
     """A conversation that repeats itself."""
 
     mark: str
-    before: int
-    """Repetitions that do not count: they were there when it was first seen."""
+    counted: int
+    """Repetitions that were asked for under our eyes, those with which it was first seen included."""
     repeats: int
+    """How often it repeated itself when it was last seen."""
+    call: str
+    """The mark of the last request,"""
+    last_id: str
+    """and its id."""
+    pauses_ms: int
     first_id: str
     since_ms: int
     spent_nano: int
@@ -218,6 +279,25 @@ class Growth(Struct, frozen=True, gc=False):
     spent_nano: int
 
 
+class Waves(Struct, frozen=True, gc=False):
+    """Calls that may be multiplying."""
+
+    calls: int
+    peak: int
+    """The most that were under way at once since the last number of `WAVES`."""
+    last_ms: int
+    """When that was reached."""
+    waits: int
+    """How often reaching the next one took as long as answers take,"""
+    wait_ms_min: int
+    """at the least"""
+    wait_ms_max: int
+    """and at the most."""
+    first_id: str
+    since_ms: int
+    spent_nano: int
+
+
 class Spent(Struct, frozen=True, gc=False):
     """What had been spent when a step of time began."""
 
@@ -229,14 +309,18 @@ class Spent(Struct, frozen=True, gc=False):
 class History(Struct, frozen=True, gc=False):
     """What a session did lately: bounded, whatever it does. Empty after a freeze: old evidence is no evidence."""
 
-    calls: tuple[tuple[str, str], ...] = ()
-    """The marks and the ids of the last `PERIOD_MAX` calls."""
-    last_ms: int = 0
-    last_nano: int = 0
-    """When the last of them came, and what had been spent then."""
-    run: Run | None = None
+    calls: tuple[Seen, ...] = ()
+    failed: str = ""
+    """The mark of the call that failed last,"""
+    failures: int = 0
+    """and how often it did since it was answered."""
+    cycle: Cycle | None = None
     tails: tuple[Tail, ...] = ()
     growth: Growth | None = None
+    waves: Waves | None = None
+    started: int = 0
+    ended_before: int = 0
+    """Calls that were made since this was begun, and those that had ended by then: the difference is under way."""
     spent: tuple[Spent, ...] = ()
     mean_from_ms: int = 0
     mean_from_nano: int = 0

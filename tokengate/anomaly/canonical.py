@@ -1,13 +1,16 @@
-"""Digests of texts that do not depend on what changes by itself: whitespace, timestamps, and random ids.
+"""Digests of texts that do not depend on what changes by itself.
 
-Two texts with the same digest say the same. Whitespace is left out, dates with a time of day, times of day, seconds
-since the epoch, and UUIDs count as equal to each other. Other numbers, names and hashes of contents are what a text
-says, and stay: a tool whose result changes is not in a loop.
+Whitespace never matters, nor does the order of members where a text is JSON. In what programs write - system prompts
+and what tools give - timestamps, random ids, addresses in memory and how long something took count as equal to each
+other. In what people write they are what is said ("Order ... is late"), unless a word before them says otherwise
+("Current time: ..."). Other numbers, names and hashes are contents everywhere: a tool whose result changes is in no
+loop.
 """
 
 import re
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from hashlib import sha1
 from itertools import islice
 from typing import Any, Final
@@ -28,16 +31,20 @@ CACHE_BYTES_MAX: Final = 4 * 1024 * 1024
 CHARACTER_BYTES_MAX: Final = 4
 """What a character takes at the most."""
 
-REPLACED_MAX: Final = 128
-"""How many timestamps of a kind, and how many ids, are replaced in one text: a log has no end."""
+REPLACED_MAX: Final = 64
+LABELLED_MAX: Final = 16
+"""How much of each kind is looked at in one text, of programs and of people: a log has no end."""
+
+LABEL_BYTES_MAX: Final = 32
+"""How far before a timestamp or an id the word may stand that says what it is."""
 
 DIGEST_BYTES: Final = 6
 
 _MASK: Final = 256**DIGEST_BYTES - 1
 _URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 _JSON_BEGINS: Final = frozenset({"{", "["})
-_ZERO: Final = b"0"[0]
 _SPACE: Final = b" \t\n\r\f\v"
+_ZERO: Final = b"0"[0]
 _SHAPE: Final = bytes.maketrans(b"123456789", b"0" * 9)
 """What digits look like. Where a timestamp may be is then found by searching for a text, not by trying everywhere."""
 
@@ -49,9 +56,26 @@ _EPOCH_DIGITS: Final = frozenset({10, 13, 16, 19})
 _EPOCH_BEGINS: Final = (b"15", b"16", b"17", b"18", b"19", b"20", b"21")
 """Seconds, milli-, micro- or nanoseconds since the epoch, between the years 2017 and 2039."""
 
-_UUID_END: Final = re.compile(rb"-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}")
+_UUID_END: Final = re.compile(rb"-[1-8][0-9a-fA-F]{3}-[089abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}")
 _UUID_BEGIN: Final = re.compile(rb"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}")
 _UUID_BEGIN_BYTES: Final = 13
+
+_ADDRESS: Final = re.compile(rb"0x[0-9a-fA-F]{6,16}\b")
+_TOOK: Final = re.compile(rb"\.\d+ ?(?:s|ms|secs?|seconds)\b")
+_TOOK_BEGIN: Final = re.compile(rb"\d*\Z")
+
+_LABEL: Final = re.compile(
+    rb"(?:time|now|clock|timestamp|today|trace|request|correlation|span|run|session)(?![a-z])[\w .]{0,12}\W{0,4}\Z",
+    re.IGNORECASE,
+)
+"""Words that say that what follows is not what is talked about."""
+
+_PASSING: Final = re.compile(
+    rb'"(?:[xX][-_])?(?:(?:request|trace|span|correlation|run|session|event|message|operation)[-_]?[iI][dD]'
+    rb"|timestamp|ts|(?:elapsed|duration|took|latency|response_time|runtime)(?:_?(?:ms|s|sec|seconds|us|ns))?"
+    rb'|(?:server|current|fetched|checked|generated|retrieved|queried)_?(?:time|at))":(?:"[^"]*"|-?[0-9.eE+-]+)'
+)
+"""Members of JSON that tell one answer of a tool from the next and are not what was asked for."""
 
 _IDS: Final = frozenset(
     {"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "signature", "thoughtSignature"}
@@ -59,46 +83,63 @@ _IDS: Final = frozenset(
 """Members of messages, and of the parts that they consist of, that say nothing."""
 
 
+class By(IntEnum):
+    """Who wrote a text, and so what of it may change without a meaning."""
+
+    PERSON = 0
+    PROGRAM = 1
+    MODEL = 2
+    """Nothing: what a model calls for, or has said, it has chosen."""
+
+
 class Digests:
     """Digests of texts, with a memory for those that are said again and again. Bounded by `CACHE_BYTES_MAX`."""
 
     def __init__(self) -> None:
-        self._known: dict[str | bytes, bytes] = {}
+        self._known: tuple[dict[str | bytes, bytes], ...] = tuple({} for _ in By)
         self._size = 0
 
-    def text(self, text: str) -> bytes:
+    def text(self, text: str, by: By) -> bytes:
         """The digest of a text; one that is JSON is read as such, for the order of members says nothing."""
         size = len(text)
         if size < CACHED_MIN or size > CACHED_MAX:
-            return digest(_unordered(text))
-        return self._known.get(text) or self._remember(text, digest(_unordered(text)))
+            return digest(*_written(text), by)
+        return self._known[by].get(text) or self._remember(text, digest(*_written(text), by), by)
 
-    def value(self, value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
+    def value(self, value: Any, by: By) -> bytes:  # noqa: ANN401 - whatever JSON holds
         """The digest of a value from JSON."""
         if type(value) is str:
-            return self.text(value)
+            return self.text(value, by)
         packed = _packed(value)
         if len(packed) < CACHED_MIN or len(packed) > CACHED_MAX:
-            return digest(packed)
-        return self._known.get(packed) or self._remember(packed, digest(packed))
+            return digest(packed, True, by)
+        return self._known[by].get(packed) or self._remember(packed, digest(packed, True, by), by)
 
-    def _remember(self, text: str | bytes, found: bytes) -> bytes:
+    def _remember(self, text: str | bytes, found: bytes, by: By) -> bytes:
         self._size += len(text) * (1 if type(text) is bytes else CHARACTER_BYTES_MAX)
         if self._size > CACHE_BYTES_MAX:
             # Whatever is still being said comes back with the next call.
-            self._known.clear()
+            for known in self._known:
+                known.clear()
             self._size = 0
-        self._known[text] = found
+        self._known[by][text] = found
         return found
 
 
-def digest(text: bytes) -> bytes:
+def digest(text: bytes, is_json: bool, by: By) -> bytes:
     """The digest of a text in UTF-8."""
     if len(text) > EXACT_BYTES_MAX:
         half = EXACT_BYTES_MAX // 2
         middle = text[half:-half]
         text = text[:half] + b"%x %x" % (crc32(middle), len(middle)) + text[-half:]
-    return sha1(_constant(text).translate(None, _SPACE), usedforsecurity=False).digest()[:DIGEST_BYTES]
+    if by is not By.MODEL:
+        text = _constant(text, is_json, by)
+    return sha1(text.translate(None, _SPACE), usedforsecurity=False).digest()[:DIGEST_BYTES]
+
+
+def of_digests(*digests: bytes) -> bytes:
+    """The digest of digests, and of names, in their order."""
+    return sha1(b" ".join(digests), usedforsecurity=False).digest()[:DIGEST_BYTES]
 
 
 def total(digests: Iterable[bytes]) -> bytes:
@@ -118,9 +159,14 @@ def without_ids(block: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     return {name: value for name, value in block.items() if name not in _IDS}
 
 
-def of_digests(*digests: bytes) -> bytes:
-    """The digest of digests, and of names, in their order."""
-    return sha1(b" ".join(digests), usedforsecurity=False).digest()[:DIGEST_BYTES]
+def _written(text: str) -> tuple[bytes, bool]:
+    """A text in UTF-8, in one way if it is JSON; and whether it is."""
+    if text[:1] in _JSON_BEGINS and len(text) <= EXACT_BYTES_MAX:
+        try:
+            return _packed(orjson.loads(text)), True
+        except orjson.JSONDecodeError:
+            return text.encode(), False
+    return text.encode(), False
 
 
 def _packed(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
@@ -131,28 +177,33 @@ def _packed(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
         return b"?"
 
 
-def _unordered(text: str) -> bytes:
-    if text[:1] in _JSON_BEGINS and len(text) <= EXACT_BYTES_MAX:
-        try:
-            return _packed(orjson.loads(text))
-        except orjson.JSONDecodeError:
-            return text.encode()
-    return text.encode()
+# --- what changes by itself ---
 
 
-def _constant(text: bytes) -> bytes:
-    """A text with its timestamps and random ids taken out."""
+def _constant(text: bytes, is_json: bool, by: By) -> bytes:
+    most = LABELLED_MAX if by is By.PERSON else REPLACED_MAX
     spans: list[tuple[int, int]] = []
     shape = text.translate(_SHAPE)
     if b"0:00" in shape:
-        spans += islice(_times(shape), REPLACED_MAX)
+        spans += islice(_times(shape), most)
     if b"0000000000" in shape:
-        spans += islice(_epochs(text, shape), REPLACED_MAX)
+        spans += islice(_epochs(text, shape), most)
     if b"-" in text:
-        spans += islice(_uuids(text), REPLACED_MAX)
-    if not spans:
-        return text
-    spans.sort()
+        spans += islice(_uuids(text), most)
+    if by is By.PERSON:
+        spans = [span for span in spans if _LABEL.search(text, max(0, span[0] - LABEL_BYTES_MAX), span[0])]
+    else:
+        if b"0x" in text:
+            spans += islice((found.span() for found in _ADDRESS.finditer(text)), most)
+        if b"." in text:
+            spans += islice(_took(text), most)
+        if is_json:
+            spans += islice((found.span() for found in _PASSING.finditer(text)), most)
+    return _without(text, spans) if spans else text
+
+
+def _without(text: bytes, spans: list[tuple[int, int]]) -> bytes:
+    spans.sort(key=lambda span: (span[0], -span[1]))
     pieces: list[bytes] = []
     done = 0
     for start, end in spans:
@@ -188,3 +239,10 @@ def _uuids(text: bytes) -> Iterator[tuple[int, int]]:
         start = found.start() - _UUID_BEGIN_BYTES
         if start >= 0 and _UUID_BEGIN.match(text, start):
             yield start, found.end()
+
+
+def _took(text: bytes) -> Iterator[tuple[int, int]]:
+    """How long something took, in seconds with decimals, as test runners say it."""
+    for found in _TOOK.finditer(text):
+        before = _TOOK_BEGIN.search(text, max(0, found.start() - 6), found.start())
+        yield before.start() if before else found.start(), found.end()

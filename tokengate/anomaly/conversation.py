@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from tokengate.anomaly import PERIOD_MAX, TAIL_REPEATS_MIN
-from tokengate.anomaly.canonical import Digests, encoded, of_digests, total, without_ids
+from tokengate.anomaly.canonical import DIGEST_BYTES, By, Digests, encoded, of_digests, total, without_ids
 
 WORDS_CHARS_MAX: Final = 120
 """How much of what is repeated is told in words,"""
@@ -25,11 +25,21 @@ ARGUMENT_CHARS_MAX: Final = 40
 ARGUMENTS_CHARS_MAX: Final = 16 * 1024
 """if there are no more of them than this."""
 
-_ASSISTANT: Final = frozenset({"assistant", "model"})
-_RESULT_ROLES: Final = frozenset({"tool", "function"})
-_TEXT_TYPES: Final = frozenset({"text", "input_text", "output_text"})
-_CALL_TYPES: Final = frozenset({"tool_use", "function_call", "custom_tool_call"})
-_RESULT_TYPES: Final = frozenset({"tool_result", "function_call_output", "custom_tool_call_output"})
+_BY: Final = {"assistant": By.MODEL, "model": By.MODEL, "system": By.PROGRAM, "developer": By.PROGRAM}
+_RESULT_ROLES: Final = ("tool", "function")
+STEP_CHARS_MIN: Final = 32
+"""The least that is a step of an agent that keeps its steps in one text."""
+
+ENDING_CHARS_MAX: Final = 16 * 1024
+"""How much of a text's end is looked at for it."""
+
+COPY_CHARS_MIN: Final = 1024
+"""The least that is a large message."""
+
+# Tuples, not sets: what is looked for may be a list.
+_TEXT_TYPES: Final = ("text", "input_text", "output_text")
+_CALL_TYPES: Final = ("tool_use", "function_call", "custom_tool_call")
+_RESULT_TYPES: Final = ("tool_result", "function_call_output", "custom_tool_call_output")
 
 
 class Kind(IntEnum):
@@ -66,42 +76,42 @@ class Repeated(Struct, frozen=True, gc=False):
 def turn(message: Any, digests: Digests) -> Turn:  # noqa: ANN401 - whatever JSON holds
     """Read one message."""
     if type(message) is not dict:
-        found = digests.value(message)
+        found = digests.value(message, By.PERSON)
         return Turn(Kind.SAID, found, found)
     role, content = message.get("role"), message.get("content")
+    by = _BY.get(role, By.PERSON) if type(role) is str else By.PERSON
     if type(content) is str and len(message) == 2 and type(role) is str:
-        found = digests.text(content) + role[:1].encode()
-        return Turn(Kind.ANSWER if role == "assistant" else Kind.SAID, found, found)
+        found = digests.text(content, by) + role[:1].encode()
+        return Turn(Kind.ANSWER if by is By.MODEL else Kind.SAID, found, found)
     if role in _RESULT_ROLES:
-        act = digests.value(content)
+        act = digests.value(content, By.PROGRAM)
         return Turn(Kind.RESULT, act, act)
-    calls = [of_digests(_name(name), digests.value(given)) for name, given in _called(message)]
+    calls = [of_digests(_name(name), digests.value(given, By.MODEL)) for name, given in _called(message)]
     if calls:
         act = total(calls)
         beside = _beside(message)
-        return Turn(Kind.CALL, act + digests.value(beside) if beside else act, act)
-    results = [digests.value(result) for result in _results(message)]
+        return Turn(Kind.CALL, act + digests.value(beside, By.MODEL) if beside else act, act)
+    results = [digests.value(result, By.PROGRAM) for result in _results(message)]
     if results:
         act = total(results)
         return Turn(Kind.RESULT, act, act)
-    found = _whole(message, digests)
-    by_model = role in _ASSISTANT or message.get("type") == "reasoning"
-    return Turn(Kind.ANSWER if by_model else Kind.SAID, found, found)
+    found = _whole(message, digests, by)
+    return Turn(Kind.ANSWER if by is By.MODEL or message.get("type") == "reasoning" else Kind.SAID, found, found)
 
 
 def _name(name: object) -> bytes:
     return name.encode() if type(name) is str else b""
 
 
-def _whole(message: dict[str, Any], digests: Digests) -> bytes:
+def _whole(message: dict[str, Any], digests: Digests, by: By) -> bytes:
     """The digest of a message that is neither a plain text nor about tools: a name beside it, parts, images."""
     content, other = message.get("content"), {k: v for k, v in without_ids(message).items() if k != "content"}
     if type(content) is str:
-        return digests.text(content) + digests.value(other)
+        return digests.text(content, by) + digests.value(other, By.MODEL)
     if type(content) is not list:
-        return digests.value(without_ids(message))
+        return digests.value(other, by)
     parts = [part["text"] if _is_text(part) else without_ids(part) for part in content]
-    return b"".join(map(digests.value, (*parts, other)))
+    return b"".join(digests.value(part, by) for part in (*parts, other))
 
 
 def _is_text(part: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
@@ -109,33 +119,41 @@ def _is_text(part: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
 
 
 def repeated(messages: list[Any], turns: list[Turn]) -> Repeated | None:
-    """What the end of a conversation repeats, if it does so at least `TAIL_REPEATS_MIN` times.
+    """What a conversation repeats, if it does so at least `TAIL_REPEATS_MIN` times.
 
-    An exchange is a call of a tool, or several at once, with what they gave; what the model says beside it does not
-    matter, and what a user says begins anew. Where no exchange is repeated, whole messages are compared.
+    First exchanges at its end: a call of a tool, or several at once, with what they gave; what the model says beside it
+    does not matter, and what a user says begins anew. Then whole messages at its end, the end of its last text, and a
+    large message that is in it again and again.
     """
     if not turns:
         return None
-    if turns[-1].kind is Kind.RESULT:
-        found = _repeated_exchanges(messages, turns)
-        if found is not None:
-            return found
-    return _repeated_messages(turns)
+    last = turns[-1]
+    if last.kind is Kind.RESULT and (found := _repeated_exchanges(messages, turns)):
+        return found
+    if len(turns) >= TAIL_REPEATS_MIN and (found := _repeated_messages(turns)):
+        return found
+    if last.kind is not Kind.SAID:
+        return None
+    text = _text(messages[-1])
+    if len(text) < STEP_CHARS_MIN * TAIL_REPEATS_MIN:
+        return None
+    return _repeated_text(text) or _repeated_copies(text, turns)
 
 
 def cycle(marks: list[bytes], period_max: int) -> tuple[int, int]:
-    """The period of the end of a list, and how often it stands there in a row; (0, 0) if it does not stand there twice.
+    """The period of the end of a list, and how often it stands there in a row; (0, 0) for less than three times.
 
     The list begins with its end.
     """
     last = marks[0]
-    for period in range(1, min(period_max, len(marks) // 2) + 1):
+    for period in range(1, min(period_max, len(marks) // TAIL_REPEATS_MIN) + 1):
         if marks[period] == last:
             same = 1
             while same + period < len(marks) and marks[same] == marks[same + period]:
                 same += 1
-            if same >= period:
-                return period, same // period + 1
+            repeats = same // period + 1
+            if repeats >= TAIL_REPEATS_MIN:
+                return period, repeats
     return 0, 0
 
 
@@ -149,11 +167,11 @@ def _repeated_exchanges(messages: list[Any], turns: list[Turn]) -> Repeated | No
         if len(acts) == PERIOD_MAX + 1 and acts[0] not in acts[1:]:
             return None
     period, repeats = cycle(acts, PERIOD_MAX) if acts else (0, 0)
-    if repeats < TAIL_REPEATS_MIN:
+    if not period:
         return None
     calls = [_words(name, given) for message in messages[begins[period - 1] :] for name, given in _called(message)]
-    what = f"called the tool{'s' * (len(calls) > 1)} {', '.join(calls)}"
-    return Repeated(f"{'t' if period == 1 else 'T'}{encoded(total(acts[:period]))}", repeats, what[:WORDS_CHARS_MAX])
+    what = f"called the tool{'s' * (len(calls) > 1)} {_some(calls)}"
+    return Repeated(f"{'t' if period == 1 else 'T'}{encoded(total(acts[:period]))}", repeats, what)
 
 
 def _exchanges(turns: list[Turn]) -> Iterator[tuple[bytes, int]]:
@@ -184,13 +202,46 @@ def _repeated_messages(turns: list[Turn]) -> Repeated | None:
         return None
     digests = [each.digest for each in reversed(turns)]
     period, repeats = cycle(digests, 2 * PERIOD_MAX)
-    if repeats < TAIL_REPEATS_MIN:
+    if not period:
         return None
     what = "repeated the last message" if period == 1 else f"repeated the last {period} messages"
-    return Repeated(f"m{encoded(total(digests[:period]))}", repeats, f"{what} of a conversation")
+    return Repeated(f"m{encoded(total(digests[:period]))}", repeats, what)
+
+
+def _repeated_text(text: str) -> Repeated | None:
+    """The end of a text that is the same several times: agents that keep their steps in one prompt."""
+    text = text[-ENDING_CHARS_MAX:].rstrip()
+    probe = text[-STEP_CHARS_MIN:]
+    step = len(text) - STEP_CHARS_MIN - text.rfind(probe, 0, -1)
+    if step < STEP_CHARS_MIN or step * TAIL_REPEATS_MIN > len(text):
+        return None
+    block = text[-step:]
+    repeats = 1
+    while text.endswith(block, 0, len(text) - repeats * step):
+        repeats += 1
+    if repeats < TAIL_REPEATS_MIN:
+        return None
+    mark = of_digests(*sorted(line.strip().encode() for line in block.splitlines()))
+    return Repeated(f"x{encoded(mark)}", repeats, f"ended a prompt with the same {step} characters")
+
+
+def _repeated_copies(text: str, turns: list[Turn]) -> Repeated | None:
+    """A large message that is in a conversation again and again, whatever is answered."""
+    if len(text) < COPY_CHARS_MIN:
+        return None
+    last = turns[-1].digest
+    copies = sum(each.digest == last for each in turns)
+    if copies < TAIL_REPEATS_MIN:
+        return None
+    return Repeated(f"c{encoded(last[:DIGEST_BYTES])}", copies, f"sent the same {len(text)} characters")
 
 
 # --- notations ---
+
+
+def _text(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    content = message.get("content") if type(message) is dict else message
+    return content if type(content) is str else ""
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -256,6 +307,17 @@ def _words(name: object, given: object) -> str:
     if len(given) == 1:
         return f"{_line(name)}({_short(next(iter(given.values())))})"
     return f"{_line(name)}({', '.join(f'{_line(key)}={_short(value)}' for key, value in given.items())})"
+
+
+def _some(calls: list[str]) -> str:
+    """As many calls as fit, and how many more there are."""
+    shown = 1
+    while shown < len(calls) and sum(map(len, calls[: shown + 1])) <= WORDS_CHARS_MAX:
+        shown += 1
+    text = ", ".join(
+        call if len(call) <= WORDS_CHARS_MAX else f"{call[: WORDS_CHARS_MAX - 3]}..." for call in calls[:shown]
+    )
+    return f"{text} and {len(calls) - shown} more" if shown < len(calls) else text
 
 
 def _short(value: object) -> str:

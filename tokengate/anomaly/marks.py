@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from tokengate.anomaly import Mark
-from tokengate.anomaly.canonical import Digests, digest, encoded, of_digests
+from tokengate.anomaly.canonical import By, Digests, encoded, of_digests
 from tokengate.anomaly.conversation import repeated, turn
 
 ROOT_CHARS: Final = 256
@@ -27,6 +27,10 @@ NOT_ASKED: Final = frozenset(
 """Members of a body that name, route or keep a call and do not change what is asked."""
 
 
+INSTRUCTIONS: Final = frozenset({"system", "instructions", "systemInstruction", "system_instruction"})
+"""Members that are a system prompt beside the conversation."""
+
+
 class Marker:
     """Makes marks. One for each gate: it remembers the digests of what is said again and again."""
 
@@ -43,10 +47,13 @@ class Marker:
         """
         said = document.get(conversation)
         messages = said if type(said) is list else [said]
-        turns = [turn(message, self._digests) for message in messages]
+        digests = self._digests
+        turns = [turn(message, digests) for message in messages]
         beside = {name: value for name, value in document.items() if name not in NOT_ASKED and name != conversation}
-        call = encoded(of_digests(self._digests.value(beside), *[each.digest for each in turns]))
-        root = encoded(digest(_beginning(messages[0]).encode())) if messages else ""
+        asked = [each.digest for each in turns]
+        asked.extend(digests.value(beside.pop(name), By.PROGRAM) for name in sorted(INSTRUCTIONS & beside.keys()))
+        call = encoded(of_digests(digests.value(beside, By.MODEL), *asked))
+        root = encoded(of_digests(_beginning(messages[0]).encode())) if messages else "-"
         found = repeated(messages, turns)
         if found is None:
             return Mark(call, root, size)

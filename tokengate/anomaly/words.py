@@ -2,35 +2,49 @@
 
 from typing import Final
 
-from tokengate.anomaly import Growth, Observed, Run, Tail
+from tokengate.anomaly import Cycle, Growth, Observed, Tail, Waves
 
 _CENT_NANO: Final = 10_000_000
 _NANO: Final = 1e9
 _KB: Final = 1024
+_MINUTE_MS: Final = 60_000
+_HOW: Final = {
+    "t": "in a row with the same result",
+    "T": "in turn with the same results",
+    "m": "in a row",
+    "x": "in a row",
+    "c": "in one conversation",
+}
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
 
 
-def loop(run: Run, rounds: int, call: Observed) -> str:
-    """For the same request again and again, or the same few in turn."""
-    if run.period == 1:
-        what = f"sent the same request to {call.model} {rounds} times in a row"
-    else:
-        what = f"sent the same {run.period} requests in turn, now for the {ordinal(rounds)} time"
-    return what + _evidence(run.first_id, run.since_ms, run.spent_nano, call)
+def loop(repeats: int, first_id: str, since_ms: int, spent_nano: int, call: Observed) -> str:
+    """For the same request again and again; `spent_nano` is what all of them cost."""
+    what = f"sent the same request to {call.model} {repeats} times in a row"
+    return f"{what}{_requests(first_id, call)}; spent {dollars(spent_nano)} in {duration(call.at_ms - since_ms)}"
 
 
-def tool_loop(tail: Tail, repeats: int, what: str, call: Observed) -> str:
-    """For a conversation that repeats the same exchange."""
-    how = {"t": " in a row with the same result", "T": " in turn with the same results", "m": " in a row"}
-    evidence = _evidence(tail.first_id, tail.since_ms, tail.spent_nano, call)
-    return f"{what} {repeats} times{how[tail.mark[0]]}{evidence}"
+def cycle(found: Cycle, rounds: int, call: Observed) -> str:
+    """For the same few requests in turn."""
+    what = f"sent the same {found.period} requests in turn, now for the {ordinal(rounds)} time"
+    return what + _evidence(found, call)
 
 
-def growth(grown: Growth, percent: int, call: Observed) -> str:
+def tool_loop(found: Tail, what: str, call: Observed) -> str:
+    """For a conversation that repeats itself."""
+    return f"{what} {found.counted} times {_HOW[found.mark[0]]}{_evidence(found, call)}"
+
+
+def growth(found: Growth, percent: int, call: Observed) -> str:
     """For a context that grows by a factor with every call."""
-    what = f"sent a context that grew {percent / 100:.1f}-fold or more with each of {grown.calls} calls, "
-    what += f"from {size(grown.first_bytes)} to {size(grown.bytes)}"
-    return what + _evidence(grown.first_id, grown.since_ms, grown.spent_nano, call)
+    what = f"sent a context that grew {percent / 100:.1f}-fold or more with each of {found.calls} calls, "
+    return f"{what}from {size(found.first_bytes)} to {size(found.bytes)}{_evidence(found, call)}"
+
+
+def waves(found: Waves, call: Observed) -> str:
+    """For calls that multiply."""
+    what = f"made calls that multiply: {found.calls} in a few waves, each larger than the one before"
+    return what + _evidence(found, call)
 
 
 def too_fast(minute_nano: int, max_nano: int, first_id: str, call: Observed) -> str:
@@ -41,14 +55,16 @@ def too_fast(minute_nano: int, max_nano: int, first_id: str, call: Observed) -> 
 
 def unusual(minute_nano: int, mean_nano: int, mean_ms: int, first_id: str, call: Observed) -> str:
     """For spending that is unlike the session's own; `mean_nano` is what it spent in `mean_ms`."""
-    a_minute = mean_nano / (mean_ms / 60_000)
-    what = f"spent {dollars(minute_nano)} in the last minute, after {dollars(a_minute)} a minute "
-    return f"{what}in the {duration(mean_ms)} before{_requests(first_id, call)}"
+    a_minute = dollars(mean_nano / (mean_ms / _MINUTE_MS))
+    what = (
+        f"spent {dollars(minute_nano)} in the last minute, after {a_minute} a minute in the {duration(mean_ms)} before"
+    )
+    return what + _requests(first_id, call)
 
 
 def dollars(nano: float) -> str:
     """`$0.42`; below a cent with six decimals."""
-    return f"${nano / _NANO:.2f}" if nano >= _CENT_NANO else f"${max(0, nano) / _NANO:.6f}"
+    return f"${nano / _NANO:.6f}" if 0 < nano < _CENT_NANO else f"${max(0, nano) / _NANO:.2f}"
 
 
 def duration(ms: int) -> str:
@@ -73,9 +89,9 @@ def ordinal(number: int) -> str:
     return f"{number}{_ENDINGS.get(number % 10, 'th')}"
 
 
-def _evidence(first_id: str, since_ms: int, spent_nano: int, call: Observed) -> str:
-    spent = dollars(call.spent_nano - spent_nano)
-    return f"{_requests(first_id, call)}; spent {spent} in {duration(call.at_ms - since_ms)}"
+def _evidence(found: Cycle | Tail | Growth | Waves, call: Observed) -> str:
+    spent = dollars(call.spent_nano - found.spent_nano)
+    return f"{_requests(found.first_id, call)}; spent {spent} in {duration(call.at_ms - found.since_ms)}"
 
 
 def _requests(first_id: str, call: Observed) -> str:
