@@ -137,9 +137,12 @@ class TestReplay:
         found = await report(replay(), entry(5000), entry(0), entry(6000))
         assert (found.late, found.last_ms) == (1, START_MS + 6000)
 
-    async def test_no_more_sessions_than_there_is_room_for(self) -> None:
-        found = await report(replay(), *(entry(n, session_id=f"s{n}") for n in range(110)))
-        assert [finding.reason for finding in found.findings] == [Reason.SESSIONS_FULL] * 10
+    async def test_calls_of_more_sessions_than_there_is_room_for_are_left_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tokengate.replay.SESSIONS_MAX", 5)
+        found = await report(replay(), *(entry(n, session_id=f"s{n % 8}") for n in range(16)))
+        assert (found.calls, found.sessions, found.left_out, found.blocked) == (10, 5, 6, 0)
 
     async def test_nothing_is_kept_of_a_call_that_has_ended(self) -> None:
         running = replay()
@@ -260,6 +263,7 @@ class TestCommand:
             "blocked_before": 0,
             "assumed": 0,
             "out_of_order": 0,
+            "left_out": 0,
             "unreadable_lines": 0,
             "findings_left_out": 0,
         }

@@ -22,7 +22,7 @@ from tokengate.tokens import CountError, Tokenizer
 from tokengate.transcript import Entry
 
 SESSIONS_MAX: Final = 100_000
-"""How many sessions are kept in memory; calls of any more are refused, and reported so."""
+"""How many sessions are kept in memory; calls of any more are left out, and counted."""
 
 FINDINGS_MAX: Final = 10_000
 """How many findings are kept; any more are only counted."""
@@ -64,6 +64,8 @@ class Report(Struct):
     """Calls that a gate had refused already; they are tried again, and would have cost nobody knows what."""
     assumed: int = 0
     """Calls of which nobody wrote down what they used: they are priced as a typical answer."""
+    left_out: int = 0
+    """Calls of more sessions than are kept in memory."""
     late: int = 0
     """Calls so far from their place in time that they were taken as of when they were met."""
     findings_dropped: int = 0
@@ -118,6 +120,11 @@ class Replay:
     async def feed(self, entry: Entry) -> Refusal | None:
         """Take the next call; give the refusal that it would have met."""
         report = self.report
+        number = self._calls.get(entry.session, 0) + 1
+        if number == 1 and len(self._calls) >= SESSIONS_MAX:
+            report.left_out += 1
+            return None
+        self._calls[entry.session] = number
         if report.calls and entry.at_ms < self._ledger.now_ms:
             report.late += 1
         self._settle_until(entry.at_ms)
@@ -126,7 +133,6 @@ class Replay:
         if report.calls == 1:
             report.first_ms = entry.at_ms
         report.last_ms = max(report.last_ms, entry.at_ms)
-        number = self._count(entry.session)
         cost_nano = await self._cost(entry)
         report.cost_nano += cost_nano
         admitted = await self._admit(entry, f"replay-{report.calls}")
@@ -168,12 +174,6 @@ class Replay:
         self._ledger.now_ms = max(self._ledger.now_ms, ends_ms)
         self._gate.settle(ticket, charge)
         self._ledger.forget(ticket.hold_id)
-
-    def _count(self, session: Session) -> int:
-        number = self._calls.get(session, 0) + 1
-        if number > 1 or len(self._calls) < SESSIONS_MAX:
-            self._calls[session] = number
-        return number
 
     def _blocked(self, entry: Entry, refusal: Refusal, number: int, cost_nano: int) -> None:
         report, key = self.report, (entry.session, refusal.reason, refusal.frozen_reason or "")

@@ -156,9 +156,13 @@ def _lines(file: BinaryIO | gzip.GzipFile, faults: Faults) -> Iterator[tuple[int
             line = file.readline(LINE_BYTES_MAX)
 
 
-async def _replay(file: BinaryIO | gzip.GzipFile, settings: Settings, faults: Faults) -> Report:
-    ledger = MemoryLedger(_LEASE_MS, SESSIONS_MAX, 0)
-    tokenizer = Tokenizer()
+def offline(settings: Settings) -> tuple[Reader, Replay]:
+    """A gate with these settings for calls of the past, and what reads them.
+
+    Raises:
+        PriceTableError, OSError: the price table cannot be used.
+    """
+    ledger, tokenizer = MemoryLedger(_LEASE_MS, SESSIONS_MAX + 1, 0), Tokenizer()
     gate = Gate(
         ledger,
         load_prices(settings.pricing_file),
@@ -171,7 +175,12 @@ async def _replay(file: BinaryIO | gzip.GzipFile, settings: Settings, faults: Fa
         tenant=settings.tenant,
     )
     reader = Reader(Router(openai.ROUTES), Session(settings.default_session, settings.tenant, settings.agent))
-    replay, order = Replay(gate, ledger, tokenizer, settings.busy_wait_ms), Order()
+    return reader, Replay(gate, ledger, tokenizer, settings.busy_wait_ms)
+
+
+async def _replay(file: BinaryIO | gzip.GzipFile, settings: Settings, faults: Faults) -> Report:
+    reader, replay = offline(settings)
+    order = Order()
     for number, line in _lines(file, faults):
         try:
             entry = reader.read(line)
@@ -202,6 +211,7 @@ def as_json(report: Report, faults: Faults) -> dict[str, object]:
         "blocked_before": report.blocked_before,
         "assumed": report.assumed,
         "out_of_order": report.late,
+        "left_out": report.left_out,
         "unreadable_lines": faults.count,
         "findings_left_out": report.findings_dropped,
         "findings": [_finding_as_json(finding) for finding in report.findings],
@@ -235,6 +245,7 @@ def as_text(report: Report, faults: Faults) -> str:
     notes = [
         (report.assumed, "without usage, priced as typical answers"),
         (report.blocked_before, "that a gate had refused already, at no cost"),
+        (report.left_out, f"left out: they are of more than {SESSIONS_MAX:,} sessions"),
         (report.late, "far out of order, taken as of when they were met"),
     ]
     lines += [f"note      {_calls(count)} {words}" for count, words in notes if count]

@@ -96,7 +96,8 @@ class MemoryLedger:
         if earlier is not None:
             return Verdict(Kind.HELD, earlier.grant, self.now_ms, standings[tightest])
         session = rolled[0]
-        if session.last_active_ms is None and self._sessions() >= self.sessions_max:
+        full = len(self._accounts) >= self.sessions_max  # if not, there is no need to look which are sessions
+        if session.last_active_ms is None and full and self._sessions() >= self.sessions_max:
             return Verdict(Kind.FULL, 0, self.now_ms, standings[0])
         for standing, account in zip(standings, rolled, strict=True):
             if account.frozen_at(self.now_ms):
