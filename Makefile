@@ -14,7 +14,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types audit lock image image-test charts bench soak ci clean
+.PHONY: help run demo test lint types audit lock image image-test dashboards charts bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ charts: $(VENV)/installed-dev ## Write the charts' table of values
 image-test: $(VENV)/installed-dev ## Build the image with buildah, look into it and run it (as root)
 	@$(BIN)/python .ci/wheels.py
 	@$(BIN)/python -m pytest tests/image $(ARGS)
+
+dashboards: $(VENV)/installed-dev ## Make Grafana's dashboards anew from grafana/*.py
+	@$(BIN)/python -m grafana
 
 bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
 	@$(BIN)/python -m bench $(ARGS)

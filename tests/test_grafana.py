@@ -1,0 +1,273 @@
+"""The dashboards and the rules: they are what the code says, and Prometheus has an answer to all they ask."""
+
+import asyncio
+import json
+import math
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import yaml
+
+from grafana.__main__ import FOLDER, rendered
+from tests.support.gate import Process, Provider, gate_processes, simulated
+from tests.support.prometheus import Prometheus, binary, prometheus
+from tests.support.redis_server import Server, redis_server, start, stop
+from tests.support.scene import CHAT, Fixed, chat, client, fixed, headers
+from tokengate.telemetry.exposition import FAMILIES
+
+ROOT: Final = Path(__file__).parent.parent
+RULES: Final = ROOT / "prometheus" / "tokengate.rules.yaml"
+RULE_TESTS: Final = ROOT / "prometheus" / "tokengate.test.yaml"
+BOARDS: Final[dict[str, dict[str, Any]]] = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
+CALL: Final = fixed()
+
+# What Grafana puts in the place of its own variables.
+VARIABLES: Final = {
+    "$__rate_interval": "10s",
+    "$__range_s": "300",
+    "$__range": "5m",
+    "$tenant": ".*",
+    "$agent": ".*",
+    "$provider": ".*",
+    "$model": ".*",
+    "$job": ".*",
+    "$instance": ".*",
+}
+
+
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, board in BOARDS.items():
+        for panel in board["panels"]:
+            if panel["type"] != "row":
+                yield name, panel
+
+
+PANELS: Final = list(panels())
+names = pytest.mark.parametrize(
+    ("name", "panel"), PANELS, ids=lambda each: each if isinstance(each, str) else each["title"]
+)
+
+
+class TestDashboards:
+    def test_they_are_what_the_code_makes(self) -> None:
+        assert {path.name: path.read_text() for path in FOLDER.glob("*.json")} == rendered()
+
+    def test_their_links_and_names_stay(self) -> None:
+        assert {name: board["uid"] for name, board in BOARDS.items()} == {
+            "overview": "tokengate-overview",
+            "agents": "tokengate-agents",
+            "operations": "tokengate-operations",
+        }
+        for board in BOARDS.values():
+            assert [link["url"] for link in board["links"] if link["type"] == "link"] == ["${gate}/dashboard"]
+            assert board["templating"]["list"][0]["name"] == "datasource"
+            numbers = [panel["id"] for panel in board["panels"]]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+    @names
+    def test_every_panel_explains_itself(self, name: str, panel: dict[str, Any]) -> None:
+        assert len(panel["description"]) > 10
+        assert panel["datasource"]["uid"] == "${datasource}"
+        unit = panel["options"]["yAxis"] if panel["type"] == "heatmap" else panel["fieldConfig"]["defaults"]
+        assert unit["unit"]
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+            if len(panel["targets"]) > 1 or " by (" in target["expr"].partition("le")[0]:
+                assert target["legendFormat"]
+
+    @names
+    def test_every_panel_lies_within_the_grid_and_upon_no_other(self, name: str, panel: dict[str, Any]) -> None:
+        taken = panel["gridPos"]
+        assert taken["x"] + taken["w"] <= 24
+        for other in BOARDS[name]["panels"]:
+            place = other["gridPos"]
+            apart = (
+                place["x"] >= taken["x"] + taken["w"]
+                or taken["x"] >= place["x"] + place["w"]
+                or place["y"] >= taken["y"] + taken["h"]
+                or taken["y"] >= place["y"] + place["h"]
+            )
+            assert other is panel or apart
+
+    def test_every_metric_that_is_asked_for_exists(self) -> None:
+        asked = {
+            re.sub(r"_(bucket|count|sum)$", "", metric)
+            for _, panel in PANELS
+            for target in panel["targets"]
+            for metric in re.findall(r"\btokengate_\w+", target["expr"])
+        }
+        assert asked <= {family.name for family in FAMILIES.values()}
+
+    def test_every_metric_is_shown(self) -> None:
+        """What nobody looks at, nobody needs."""
+        text = "".join(target["expr"] for _, panel in PANELS for target in panel["targets"])
+        by_rules = RULES.read_text()
+        unseen = {name for name in FAMILIES if f"tokengate_{name}" not in text + by_rules}
+        assert unseen == set()
+
+
+class TestProvisioning:
+    def test_grafana_finds_the_dashboards_and_prometheus(self) -> None:
+        folder = ROOT / "grafana" / "provisioning"
+        (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
+        assert (source["type"], source["isDefault"]) == ("prometheus", True)
+        (provider,) = yaml.safe_load((folder / "dashboards" / "tokengate.yaml").read_text())["providers"]
+        assert provider["options"]["path"] == "/etc/grafana/dashboards"
+
+
+class TestRules:
+    ALERTS: Final = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"] if "alert" in rule
+    ]
+
+    def test_promtool_understands_and_tests_them(self) -> None:
+        for command in (["check", "rules", str(RULES)], ["test", "rules", str(RULE_TESTS)]):
+            done = subprocess.run([binary("promtool"), *command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_each_alert_has_a_test_that_it_fires_and_one_that_it_does_not(self) -> None:
+        tests = [
+            (case["alertname"], bool(case.get("exp_alerts")))
+            for test in yaml.safe_load(RULE_TESTS.read_text())["tests"]
+            for case in test.get("alert_rule_test", ())
+        ]
+        for rule in self.ALERTS:
+            assert {(rule["alert"], True), (rule["alert"], False)} <= set(tests)
+
+    def test_each_alert_has_words_a_severity_and_a_runbook(self) -> None:
+        sections = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+        assert sorted(sections) == sorted(rule["alert"] for rule in self.ALERTS)
+        for rule in self.ALERTS:
+            assert rule["labels"]["severity"] in ("info", "warning", "critical")
+            assert {"summary", "description"} < set(rule["annotations"])
+            assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{rule['alert'].lower()}"
+
+    def test_each_runbook_says_what_it_means_what_to_do_and_how_to_see(self) -> None:
+        text = (ROOT / "docs" / "runbooks.md").read_text()
+        for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+            for part in ("**Means**", "**Look**", "**Do**"):
+                assert part in section, section.splitlines()[0]
+
+
+# --- a real run ---
+
+
+@asynccontextmanager
+async def gates(provider: Provider, server: Server) -> AsyncIterator[list[Process]]:
+    """One that refuses while the store is away, and one that goes on without it."""
+    common: dict[str, Any] = {
+        "alert_thresholds": "none", "upstream_read_timeout_s": 1, "store_timeout_ms": 200, "hold_lease_s": 5,
+        "default_budget": CALL.budget(1000), "log_level": "ERROR", "busy_wait_ms": 1000,
+    }  # fmt: skip
+    async with (
+        gate_processes(1, provider.base_url, server.url, agent="crawler", **common) as closed,
+        gate_processes(1, provider.base_url, server.url, agent="writer", on_store_failure="open", **common) as going_on,
+    ):
+        yield [*closed, *going_on]
+
+
+async def traffic(gate: Process, http: httpx.AsyncClient) -> None:
+    """A call of every kind there is."""
+    streamed = fixed(stream=True)
+
+    async def post(body: bytes, session: str = "alice", simulate: str = CALL.simulate, path: str = CHAT) -> int:
+        return (await http.post(f"{gate.url}{path}", content=body, headers=headers(session, simulate))).status_code
+
+    assert await post(CALL.body) == 200
+    assert await post(streamed.body, simulate=streamed.simulate) == 200
+    assert await post(chat(model="gpt-4o", max_tokens=20), simulate="output_tokens:20") == 200
+    assert await post(CALL.body, simulate="no_usage,output_tokens:20") == 200
+    assert await post(CALL.body, simulate="huge_usage:1000") == 200
+    assert await post(CALL.body, "strange session!") == 400
+    assert await post(b"{", simulate="") == 400
+    assert await post(chat(model="nobody-has-heard-of-it"), simulate="") == 400
+    assert await post(b"{}", simulate="", path="/v1/threads") == 404
+    assert await post(CALL.body, simulate="rate_limited") == 429
+    assert await post(CALL.body, simulate="server_error") == 500
+    assert await post(CALL.body, simulate="bad_request") == 400
+    assert await post(CALL.body, simulate="reset_before_headers") == 502
+    assert await post(CALL.body, simulate="hang_before_headers") == 504
+    listed = await http.get(f"{gate.url}/v1/models", headers=headers("alice"))
+    assert listed.status_code == 200
+
+
+async def wait_in_line(gate: Process, http: httpx.AsyncClient, call: Fixed, store: Any) -> None:
+    """Two calls at once on what pays for one: one waits until the other has ended. Then the budget is used up."""
+    session = f"narrow-{gate.process.pid}"
+    store.hset(f"tokengate:{{default}}:session:{session}", "budget", call.budget(1))
+    said = headers(session, f"{call.simulate},ttft_ms:400")
+    both = [asyncio.create_task(http.post(f"{gate.url}{CHAT}", content=call.body, headers=said)) for _ in range(2)]
+    assert {answer.status_code for answer in await asyncio.gather(*both)} == {200, 429}
+    frozen = f"frozen-{gate.process.pid}"
+    store.hset(f"tokengate:{{default}}:session:{frozen}", mapping={"frozen": "1", "frozen_reason": "a loop"})
+    answer = await http.post(f"{gate.url}{CHAT}", content=call.body, headers=headers(frozen))
+    assert answer.status_code == 403
+
+
+def hurried(rules: str) -> str:
+    """The rules, for somebody who has seconds, not minutes."""
+    rules = re.sub(r"\bfor: \d+m$", "for: 2s", rules, flags=re.MULTILINE)
+    return re.sub(r"\binterval: \w+$", "interval: 1s", rules, flags=re.MULTILINE)
+
+
+async def unanswered(answering: Prometheus, since_s: float) -> list[str]:
+    """The panels that have no data."""
+    found = []
+    for name, panel in PANELS:
+        for target in panel["targets"]:
+            expr = target["expr"]
+            for variable, value in VARIABLES.items():
+                expr = expr.replace(variable, value)
+            if target.get("instant"):
+                series = await answering.ask(expr)
+            else:
+                series = await answering.ask_range(expr, since_s, time.time())
+            shown = [float(value) for each in series for _, value in each.get("values") or [each["value"]]]
+            if not any(map(math.isfinite, shown)):
+                found.append(f"{name}: {panel['title']}: {expr}")
+    return found
+
+
+@pytest.mark.timeout(180)
+async def test_every_panel_has_data_and_the_right_alerts_fire() -> None:
+    began_s = time.time()
+    async with simulated() as provider, client() as http:
+        with redis_server("--appendonly", "yes") as server:
+            async with gates(provider, server) as running:
+                targets = [each.url.removeprefix("http://") for each in running]
+                async with prometheus(targets, hurried(RULES.read_text())) as answering:
+                    await answering.until("count(tokengate_build_info) == 2")
+                    with server.client() as store:
+                        for each in running:
+                            await traffic(each, http)
+                            await wait_in_line(each, http, CALL, store)
+                    stop(server)
+                    refused, admitted = [
+                        await http.post(f"{each.url}{CHAT}", content=CALL.body, headers=headers("alice", CALL.simulate))
+                        for each in running
+                    ]
+                    assert (refused.status_code, admitted.status_code) == (503, 200)
+                    await answering.until('ALERTS{alertname="TokenGateStoreDown", alertstate="firing"}')
+                    await answering.until('ALERTS{alertname="TokenGateFailOpenActive", alertstate="firing"}')
+                    again = start(server.folder, "--appendonly", "yes")
+                    try:
+                        await answering.until("sum(tokengate_degraded) == 0 and min(tokengate_store_up) == 1")
+                        for each in running:
+                            await traffic(each, http)
+                        await answering.until("sum(tokengate_saved_usd_total) > 0")
+                        assert await answering.firing() >= {
+                            "TokenGateBudgetExhausted",
+                            "TokenGateUnpricedModel",
+                            "TokenGateRunawayAgent",
+                            "TokenGateBilledBeyondHold",
+                        }
+                        assert await unanswered(answering, began_s) == []
+                    finally:
+                        stop(again)
