@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from grafana.__main__ import FOLDER, rendered
+from tests.support.charts import Chart, of_kind, one
 from tests.support.gate import Process, Provider, gate_processes, simulated
 from tests.support.prometheus import Prometheus, binary, prometheus
 from tests.support.redis_server import Server, redis_server, start, stop
@@ -154,6 +155,19 @@ class TestRules:
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             for part in ("**Means**", "**Look**", "**Do**"):
                 assert part in section, section.splitlines()[0]
+
+
+def test_the_chart_installs_the_same_rules_and_dashboards() -> None:
+    chart = Chart()
+    manifests = chart.case("monitoring")
+    chart.close()
+    assert one(manifests, "PrometheusRule")["spec"] == yaml.safe_load(RULES.read_text())
+    found = [
+        each["data"] for each in of_kind(manifests, "ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]
+    ]
+    assert {name: json.loads(text) for data in found for name, text in data.items()} == {
+        f"{name}.json": board for name, board in BOARDS.items()
+    }
 
 
 # --- a real run ---
