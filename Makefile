@@ -48,8 +48,9 @@ lock: $(VENV)/installed-dev ## Choose the versions of the image's dependencies a
 image: ## Build the image for this machine's processor with docker; IMAGE=name:tag
 	docker build --tag $(or $(IMAGE),tokengate:latest) --build-arg VERSION=$(VERSION) .
 
-charts: $(VENV)/installed-dev ## Write the charts' table of values
+charts: $(VENV)/installed-dev ## Write what is made from the charts: table of values, k8s/base, k8s/components
 	@$(BIN)/python charts/readme.py
+	@$(BIN)/python charts/manifests.py
 
 image-test: $(VENV)/installed-dev ## Build the image with buildah, look into it and run it (as root)
 	@$(BIN)/python .ci/wheels.py
