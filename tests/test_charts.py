@@ -1,5 +1,6 @@
 """The charts: every mode renders to what Kubernetes takes, keeps to Pod Security, and is of one piece."""
 
+import functools
 import json
 import re
 import subprocess
@@ -12,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 import helm_python
 import msgspec
 import pytest
+import typer
 import yaml
+from typer.main import get_group
 
 from tests.support.charts import (
     CASES,
@@ -28,7 +31,7 @@ from tests.support.charts import (
     templates,
 )
 from tests.support.kubernetes import Manifest, restricted_faults, validate
-from tokengate import __version__
+from tokengate import __version__, cli
 from tokengate.injector import sidecar
 from tokengate.injector.policy import Policy, parse
 from tokengate.settings import NAMES, SECRETS
@@ -43,7 +46,7 @@ EXTERNAL: Final = {
 }  # fmt: skip
 """Secrets that the modes expect to be there, made by somebody else."""
 
-AHEAD: Final = {"ADMIN_TOKEN_FILE", "ANTHROPIC_API_KEY_FILE", "GEMINI_API_KEY_FILE"}
+AHEAD: Final = {"list-sessions", "ADMIN_TOKEN_FILE", "ANTHROPIC_API_KEY_FILE", "GEMINI_API_KEY_FILE"}
 """What the chart gives already, for parts that come with the console and the other dialects."""
 
 
@@ -59,6 +62,12 @@ def rendered(chart: Chart, request: pytest.FixtureRequest) -> list[Manifest]:
     return chart.case(request.param)
 
 
+@functools.cache
+def taken(text: str, versions: tuple[str, ...]) -> None:
+    """Validate an object; what is the same in several modes only once."""
+    validate(json.loads(text), versions)
+
+
 def title(manifest: Manifest) -> str:
     return f"{manifest['kind']} {manifest['metadata']['name']}"
 
@@ -71,7 +80,7 @@ class TestEveryMode:
                 # Admission policies are v1 since 1.30.
                 old = manifest["kind"].startswith("ValidatingAdmissionPolicy")
                 versions = tuple(f"1.{minor}" for minor in range(30 if old else 29, 38))
-                validate(manifest, versions)
+                taken(json.dumps(manifest), versions)
 
     def test_each_object_is_there_once_and_somewhere(self, rendered: list[Manifest]) -> None:
         clusterwide = ("Webhook", "AdmissionPolicy", "ClusterRole")
@@ -266,23 +275,44 @@ class TestModes:
         for webhook in one(rendered, "MutatingWebhookConfiguration")["webhooks"]:
             assert webhook["clientConfig"]["caBundle"] == secret["data"]["ca.crt"]
 
-    def test_the_jobs_make_the_certificate_before_and_tell_it_after(self, chart: Chart) -> None:
+    def test_the_certificates_job_is_no_hook_and_has_the_rights_it_needs(self, chart: Chart) -> None:
         rendered = chart.case("default")
-        hooks = {
-            each["metadata"]["name"]: each["metadata"]["annotations"]["helm.sh/hook"]
-            for each in of_kind(rendered, "Job")
-        }
-        assert hooks == {
-            "tg-tokengate-certificates-create": "pre-install,pre-upgrade",
-            "tg-tokengate-certificates-patch": "post-install,post-upgrade",
-        }
-        role, binding = one(rendered, "Role"), one(rendered, "RoleBinding")
-        # They stay when the hooks are done: the schedule needs them.
-        assert role["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
-        assert role["rules"][0]["resourceNames"] == ["tg-tokengate-injector-tls"]
-        assert binding["subjects"][0]["name"] == "tg-tokengate-certificates"
+        hook = one(rendered, "MutatingWebhookConfiguration")["metadata"]["name"]
+        secret = one(rendered, "Deployment", "-injector")["spec"]["template"]["spec"]["volumes"][1]["secret"][
+            "secretName"
+        ]
+        job = one(rendered, "Job")
+        # As a hook it would be waited for in vain: the injector's pods wait for what it makes.
+        assert not [name for name in job["metadata"]["annotations"] if name.startswith("helm.sh/")]
+        assert job["metadata"]["name"] == "tg-tokengate-certificates-1"
+        for each in (job, one(rendered, "CronJob", "-certificates")):
+            (container,) = templates(each)[0]["spec"]["containers"]
+            given = dict(argument.split("=") for argument in container["args"][2:])
+            assert given["--webhooks"] == hook
+            assert given["--secret"] == secret
+            assert given["--service"] == one(rendered, "Service", "-injector")["metadata"]["name"]
+        named, create = one(rendered, "Role")["rules"]
+        assert (named["resourceNames"], named["verbs"], create["verbs"]) == ([secret], ["get", "update"], ["create"])
         (rule,) = one(rendered, "ClusterRole")["rules"]
-        assert rule["resourceNames"] == [one(rendered, "MutatingWebhookConfiguration")["metadata"]["name"]]
+        assert (rule["resourceNames"], rule["verbs"]) == ([hook], ["get", "patch"])
+        assert one(rendered, "RoleBinding")["subjects"][0]["name"] == "tg-tokengate-certificates"
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_commands_take_the_arguments_they_are_given(self, chart: Chart, name: str) -> None:
+        for manifest in chart.case(name):
+            for pod in templates(manifest):
+                for container in containers(pod):
+                    args = container.get("args", [])
+                    if "command" in container or args[0] == "serve":
+                        continue
+                    command: Any = get_group(cli.app)
+                    options = list(args)
+                    while options and isinstance(command, typer.core.TyperGroup) and not options[0].startswith("-"):
+                        command = command.commands.get(options.pop(0))
+                        assert command is not None or args[0] in AHEAD, args
+                    known = {option for parameter in getattr(command, "params", []) for option in parameter.opts}
+                    given = {option.partition("=")[0] for option in options if option.startswith("--")}
+                    assert given <= known or args[0] in AHEAD, args
 
     def test_the_console_has_no_key_of_a_provider(self, chart: Chart) -> None:
         for name in CASES:

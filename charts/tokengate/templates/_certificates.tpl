@@ -34,12 +34,13 @@ spec:
       image: {{ include "tg.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
-        - certificates
+        - injector
+        - certs
         - --namespace={{ .Release.Namespace }}
-        - --secret={{ include "tg.tlsSecret" . }}
         - --service={{ $name }}
-        - --webhook={{ $name }}
-        - --validity-days={{ .Values.certificates.validityDays }}
+        - --secret={{ include "tg.tlsSecret" . }}
+        - --webhooks={{ $name }}
+        - --days={{ .Values.certificates.validityDays }}
         - --renew-before-days={{ .Values.certificates.job.renewBeforeDays }}
       resources:
         requests:
