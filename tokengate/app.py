@@ -28,7 +28,7 @@ from tokengate.ledger.link import Link
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
-from tokengate.providers import Router, openai
+from tokengate.providers import Router, anthropic, openai
 from tokengate.proxy import Bounds, Proxy
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
@@ -102,16 +102,26 @@ def policy_of(settings: Settings) -> Policy:
 
 def destinations_of(settings: Settings, transport: Transport) -> Destinations:
     """Where calls go."""
-    key = settings.openai_api_key
-    own = Destination(
-        "openai",
-        settings.openai_base_url,
-        transport,
-        section="openai",
-        replaces="/v1",
-        key=f"Bearer {key.get_secret_value()}".encode() if key else None,
+    openai_key, anthropic_key = settings.openai_api_key, settings.anthropic_api_key
+    own = (
+        Destination(
+            openai.dialect.name,
+            settings.openai_base_url,
+            transport,
+            section="openai",
+            replaces="/v1",
+            key=f"Bearer {openai_key.get_secret_value()}".encode() if openai_key else None,
+        ),
+        Destination(
+            anthropic.dialect.name,
+            settings.anthropic_base_url,
+            transport,
+            section="anthropic",
+            key_header=b"x-api-key",
+            key=anthropic_key.get_secret_value().encode() if anthropic_key else None,
+        ),
     )
-    return Destinations({openai.dialect.name: own})
+    return Destinations({each.name: each for each in own})
 
 
 def load_prices(path: Path | None) -> PriceTable:
@@ -310,7 +320,7 @@ async def open_app(
             tenant=settings.tenant,
         )
         proxy = Proxy(
-            router=Router(openai.ROUTES),
+            router=Router((*openai.ROUTES, *anthropic.ROUTES)),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,

@@ -179,3 +179,26 @@ def read_list(document: dict[str, Any], name: str) -> list[Any]:
     if type(value) is not list:
         raise MalformedRequest(f"{name} must be a list.", name)
     return value
+
+
+_ASCII: Final = bytes(range(0x80))
+_TWO_BYTE_LEADS: Final = bytes(range(0xC2, 0xE0))
+_FOUR_BYTE_LEADS: Final = bytes(range(0xF0, 0xF5))
+_CONTINUATIONS: Final = bytes(range(0x80, 0xC0))
+
+
+def escapes_max(body: bytes) -> int:
+    """How many bytes longer a body's text would be if every character beyond ASCII were an escape like U+XXXX.
+
+    A provider may show a model structures as JSON in ASCII, so that what is 3 bytes in the request is 6 in the prompt:
+    OpenAI does, of the results of parallel tool calls and of schemas (https://community.openai.com/t/1375117, measured:
+    11.8 times the tokens for Korean; github.com/openai/openai-python/issues/2428). Bytes of the request alone would not
+    bound its tokens then.
+    """
+    if body.isascii():
+        return 0
+    leads = body.translate(None, _ASCII + _CONTINUATIONS)
+    two = len(leads) - len(leads.translate(None, _TWO_BYTE_LEADS))
+    four = len(leads) - len(leads.translate(None, _FOUR_BYTE_LEADS))
+    three = len(leads) - two - four
+    return two * (6 - 2) + three * (6 - 3) + four * (12 - 4)

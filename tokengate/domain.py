@@ -64,6 +64,12 @@ class Call(Struct, frozen=True, gc=False):
     """How many of `input_tokens_max` come from text, and would be fewer if counted exactly."""
     output_tokens_asked: int | None
     """The output cap that the caller set for one answer, in tokens; None if it set none."""
+    output_cap_formal: bool = False
+    """The cap was set because the API wants one of every call, and is so large that it says little: a smaller one may
+    be written as if there were none."""
+    context_windows: int = 0
+    """How many whole context windows of input may be billed on top of `input_tokens_max`: a document whose pages nobody
+    has counted, and each time that the provider runs the model again on what it has found."""
     output_tokens_beside: int = 0
     """Tokens of one answer that may be billed as output whatever its cap says."""
     answers: int = 1

@@ -23,7 +23,8 @@ class PricingError(ValueError):
     ├── UnpricedTier      the service tier that was asked for
     ├── UnpricedAudio     audio, in or out
     ├── UnpricedFee       a separately billed call, such as a web search
-    └── UnpricedOutput    the answer of a model that is priced by its input alone
+    ├── UnpricedOutput    the answer of a model that is priced by its input alone
+    └── UnpricedWindow    as much input as the model takes, which is not known
     """
 
 
@@ -41,6 +42,10 @@ class UnpricedFee(PricingError):
 
 class UnpricedOutput(PricingError):
     """The call generates tokens, and the model has no price for them (an embedding model)."""
+
+
+class UnpricedWindow(PricingError):
+    """The call may be billed whole context windows, and the table does not say how large they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from tokengate.prices import (
     UnpricedFee,
     UnpricedOutput,
     UnpricedTier,
+    UnpricedWindow,
 )
 
 __all__ = (
@@ -53,6 +54,7 @@ __all__ = (
     "UnpricedFee",
     "UnpricedOutput",
     "UnpricedTier",
+    "UnpricedWindow",
     "cost",
     "expected_nano",
     "output_cap_for",
@@ -365,6 +367,7 @@ def quote(
         UnpricedAudio: the call may contain or produce audio, which has no price.
         UnpricedFee: it allows a separately billed call that has no price.
         UnpricedOutput: it produces output, which has no price.
+        UnpricedWindow: it may be billed whole context windows of a model whose window is not known.
     """
     if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS:
         rates = price.brackets[0].rates  # nearly every model and call: there is nothing to choose from
@@ -374,14 +377,16 @@ def quote(
         reachable = _reachable(price, call)
         input_price = max([_dearest_input(price, rates, call) for rates in reachable])
         output_price = max([_dearest_output(price, rates, call) for rates in reachable])
-    input_priced = input_price * call.input_tokens_max
+    input_priced = input_price * (call.input_tokens_max + (_windows(price, call) if call.context_windows else 0))
     if price.request_fee_nano or call.fees:
         input_priced += _fees_nano(price, call.fees) * TOKENS_PER_PRICE
 
     asked = call.output_tokens_asked
     beside = call.output_tokens_beside
     most = (asked or price.output_tokens_max) + beside if call.produces_output else 0
-    cappable = call.produces_output and (output_cap == "always" or (output_cap == "when_unset" and asked is None))
+    cappable = call.produces_output and (
+        output_cap == "always" or (output_cap == "when_unset" and (asked is None or call.output_cap_formal))
+    )
     per_token = output_price if call.answers == 1 else output_price * call.answers
     input_nano, want_nano = cost_nano(input_priced), cost_nano(input_priced + per_token * most)
     floor_nano = need_nano = want_nano
@@ -396,6 +401,12 @@ def quote(
         if typical_nano < want_nano:
             need_nano = typical_nano
     return Quote(floor_nano, need_nano, want_nano, input_nano, per_token, most, cappable)
+
+
+def _windows(price: Price, call: Call) -> int:
+    if price.context_tokens is None:
+        raise UnpricedWindow(f"the model {price.model} has no context_tokens, which bound what it is shown")
+    return price.context_tokens * call.context_windows
 
 
 def expected_nano(quote: Quote, output_tokens: int) -> int:
@@ -436,7 +447,7 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
         bracket.rates
         for brackets in tiers
         for bracket in brackets
-        if bracket.above_tokens < call.input_tokens_max or not bracket.above_tokens
+        if bracket.above_tokens < call.input_tokens_max or not bracket.above_tokens or call.context_windows
     ]
 
 

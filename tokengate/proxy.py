@@ -179,7 +179,9 @@ class Visit:
             return await self.refuse(_no_route(proxy.router, inbound, path))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         try:
-            if route.endpoint is None:
+            if route.refused:
+                await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, route.refused))
+            elif route.endpoint is None:
                 await self._pass_free()
             else:
                 await self._serve_metered(route.endpoint)
@@ -294,12 +296,17 @@ class Visit:
     # --- free endpoints ---
 
     async def _pass_free(self) -> None:
-        inbound, destination = self.inbound, self._where()
+        inbound, destination, body = self.inbound, self._where(), b""
+        if inbound.method == "POST":
+            read = await read_body(inbound, self.receive, self.proxy.bounds.body_bytes_max, self.task)
+            if isinstance(read, Refusal):
+                return await self.refuse(read)
+            body = read
         url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
         self.connection.on_lost = self._caller_left
         self.dispatched_ns = time.perf_counter_ns()
         try:
-            response = await destination.transport.send(inbound.method, url, headers, b"")
+            response = await destination.transport.send(inbound.method, url, headers, body)
         except UpstreamError as error:
             reason = Reason.UPSTREAM_TIMEOUT if isinstance(error, UpstreamTimeout) else Reason.UPSTREAM_UNREACHABLE
             self.code_class = failure_class(reason)

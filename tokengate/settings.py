@@ -222,6 +222,8 @@ class Settings(BaseSettings):
 
     openai_api_key: ApiKey = None
     openai_base_url: BaseUrl = "https://api.openai.com/v1"
+    anthropic_api_key: ApiKey = None
+    anthropic_base_url: BaseUrl = "https://api.anthropic.com"
     redis_url: RedisUrl = None
     default_budget: Amount = 10_000_000_000
     strict_mode: bool = False
@@ -290,7 +292,9 @@ class Settings(BaseSettings):
 NAMES: Final = tuple(Settings.model_fields)
 """The settings by their field names; the variables are the same in upper case."""
 
-SECRETS: Final = frozenset({"openai_api_key", "redis_url", "alert_webhook_url", "alert_secret", "alert_routing_key"})
+SECRETS: Final = frozenset(
+    {"openai_api_key", "anthropic_api_key", "redis_url", "alert_webhook_url", "alert_secret", "alert_routing_key"}
+)
 AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget", "store_allowance"})
 
 

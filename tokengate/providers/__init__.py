@@ -8,13 +8,15 @@ each other.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
 from tokengate.bodies import MalformedRequest, RequestError, UnpricedFeature
 from tokengate.domain import Call, Reason, Refusal, Usage
+from tokengate.money import usd_number
 from tokengate.tokens import Count
 
 __all__ = (
@@ -33,6 +35,7 @@ __all__ = (
     "Route",
     "Router",
     "UnpricedFeature",
+    "figures",
 )
 
 STATUS: Final = MappingProxyType(
@@ -141,6 +144,32 @@ class Dialect(Protocol):
         ...
 
 
+def figures(refusal: Refusal) -> dict[str, Any]:
+    """What an error says beyond its dialect's own members: `budget_info`, and of a freeze `reason` and `until`."""
+    found: dict[str, Any] = {}
+    standing, required_nano = refusal.standing, refusal.required_nano
+    if standing is not None:
+        found["budget_info"] = {
+            "budget": usd_number(standing.cap_nano),
+            "spent": usd_number(standing.spent_nano),
+            "remaining": usd_number(standing.remaining_nano),
+            "scope": str(standing.scope),
+            "held": usd_number(standing.held_nano),
+            "required": usd_number(required_nano) if required_nano is not None else None,
+            "resets_at": _timestamp(standing.resets_at_ms),
+        }
+    if refusal.reason is Reason.SESSION_FROZEN:
+        found |= {"reason": refusal.frozen_reason, "until": _timestamp(refusal.frozen_until_ms)}
+    return found
+
+
+def _timestamp(at_ms: int | None) -> str | None:
+    """ISO 8601 in UTC, to the second; None stays None."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Head(Protocol):
     """What an endpoint may need to know of a request beside its body."""
 
@@ -197,7 +226,9 @@ class Route:
     dialect: Dialect
     name: str
     endpoint: Endpoint | None
-    """None: free of charge, passed through."""
+    """None: free of charge, passed through; unless it is refused."""
+    refused: str = ""
+    """Why it is not forwarded, in words for its caller; empty: it is."""
     told_by: bytes = b""
     """The header by which it is told from another provider's route of the same path; empty: whatever is left."""
 

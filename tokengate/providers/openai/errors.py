@@ -1,13 +1,12 @@
 """How a refusal looks to a client of OpenAI's API: the error object that its SDKs raise, with what TokenGate adds."""
 
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 
-from tokengate.domain import Reason, Refusal, Standing
-from tokengate.money import usd_number
+from tokengate.domain import Reason, Refusal
+from tokengate.providers import figures
 
 TYPE_AND_CODE: Final = MappingProxyType(
     {
@@ -56,28 +55,4 @@ def _error(refusal: Refusal, request_id: str) -> dict[str, Any]:
         "code": code,
         "request_id": request_id,
     }
-    if refusal.standing is not None:
-        error["budget_info"] = _budget_info(refusal.standing, refusal.required_nano)
-    if refusal.reason is Reason.SESSION_FROZEN:
-        error["reason"] = refusal.frozen_reason
-        error["until"] = _timestamp(refusal.frozen_until_ms)
-    return error
-
-
-def _budget_info(standing: Standing, required_nano: int | None) -> dict[str, Any]:
-    return {
-        "budget": usd_number(standing.cap_nano),
-        "spent": usd_number(standing.spent_nano),
-        "remaining": usd_number(standing.remaining_nano),
-        "scope": str(standing.scope),
-        "held": usd_number(standing.held_nano),
-        "required": usd_number(required_nano) if required_nano is not None else None,
-        "resets_at": _timestamp(standing.resets_at_ms),
-    }
-
-
-def _timestamp(at_ms: int | None) -> str | None:
-    """ISO 8601 in UTC, to the second; None stays None."""
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return error | figures(refusal)

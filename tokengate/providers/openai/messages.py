@@ -158,25 +158,3 @@ def count_value(value: Any, count: Count) -> int:  # noqa: ANN401
 def _escaped(count: Count) -> Callable[[str], int]:
     """Counts a text that the model may be shown as a JSON string in ASCII: see `escapes_max`."""
     return lambda text: max(count(text), count(json.dumps(text)))
-
-
-_ASCII: Final = bytes(range(0x80))
-_TWO_BYTE_LEADS: Final = bytes(range(0xC2, 0xE0))
-_FOUR_BYTE_LEADS: Final = bytes(range(0xF0, 0xF5))
-_CONTINUATIONS: Final = bytes(range(0x80, 0xC0))
-
-
-def escapes_max(body: bytes) -> int:
-    """How many bytes longer a body's text would be if every character beyond ASCII were an escape like U+XXXX.
-
-    OpenAI shows a model the results of parallel tool calls, and schemas, as JSON in ASCII, so that what is 3 bytes in
-    the request is 6 in the prompt (https://community.openai.com/t/1375117, measured: 11.8 times the tokens for Korean;
-    github.com/openai/openai-python/issues/2428). Bytes of the request alone would not bound its tokens then.
-    """
-    if body.isascii():
-        return 0
-    leads = body.translate(None, _ASCII + _CONTINUATIONS)
-    two = len(leads) - len(leads.translate(None, _TWO_BYTE_LEADS))
-    four = len(leads) - len(leads.translate(None, _FOUR_BYTE_LEADS))
-    three = len(leads) - two - four
-    return two * (6 - 2) + three * (6 - 3) + four * (12 - 4)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from tokengate.bodies import read_flag, read_int, read_list, read_model, read_object, rewrite
+from tokengate.bodies import escapes_max, read_flag, read_int, read_list, read_model, read_object, rewrite
 from tokengate.domain import Call
 from tokengate.providers import NO_HEAD, Count, Head, MalformedRequest, Meter, Quirks, UnpricedFeature
 from tokengate.providers.openai import fields
@@ -28,7 +28,6 @@ from tokengate.providers.openai.messages import (
     TOOL_TOKENS,
     count_messages,
     count_value,
-    escapes_max,
     survey,
 )
 from tokengate.providers.openai.meters import Expected, meter
