@@ -30,8 +30,7 @@ from tokengate.injector.policy import Policy
 from tokengate.ledger import keys
 from tokengate.money import format_usd
 from tokengate.pricing import PriceTable, output_cap_for, quote
-from tokengate.providers import STATUS
-from tokengate.providers.openai import ROUTES
+from tokengate.providers import STATUS, anthropic, openai
 from tokengate.providers.openai.errors import TYPE_AND_CODE
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
@@ -245,7 +244,7 @@ class TestReadme:
 class TestHttp:
     def test_every_endpoint(self) -> None:
         listed = {cell for row in rows(reference("http"), "| Endpoint |") for cell in code(row[0])}
-        assert listed == {f"{route.method} {route.path}" for route in ROUTES} | {
+        assert listed == {f"{route.method} {route.path}" for route in (*openai.ROUTES, *anthropic.ROUTES)} | {
             f"GET {path}" for path in {*Status.PATHS, Scrape.PATH}
         }
 
@@ -494,7 +493,7 @@ class TestExplanations:
     def test_the_worked_example_is_what_the_gate_computes(self) -> None:
         text = READ[DOCS / "explanation" / "money.md"]
         (body,) = {words[words.index("-d") + 1] for _, words in COMMANDS if words[0] == "curl"}
-        (route,) = (route for route in ROUTES if route.path == "/v1/chat/completions")
+        (route,) = (route for route in openai.ROUTES if route.path == "/v1/chat/completions")
         assert route.endpoint is not None
         call = route.endpoint.parse(body.encode()).call
         price = PriceTable.parse(pricing_file().read_bytes()).lookup(call.model).price
