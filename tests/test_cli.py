@@ -61,10 +61,11 @@ class TestBudgets:
         with store.client() as client:
             assert client.hget("tokengate:{default}:session:mine", "budget") == "25.000000000"
 
-    def test_json_has_numbers_of_usd(self, store: Server) -> None:
+    def test_json_has_usd_as_exact_text(self, store: Server) -> None:
         run("set-budget", "mine", "0.5", REDIS_URL=store.url)
         shown = json.loads(run("get-budget", "mine", "--json", REDIS_URL=store.url).stdout)
-        assert (shown["session_id"], shown["budget"], shown["spent"], shown["remaining"]) == ("mine", 0.5, 0, 0.5)
+        amounts = [shown[f"{name}_usd"] for name in ("budget", "spent", "remaining")]
+        assert (shown["kind"], shown["name"], amounts) == ("session", "mine", ["0.50", "0.00", "0.50"])
 
     def test_a_tenants_sessions_are_its_own(self, store: Server) -> None:
         run("set-budget", "mine", "1", REDIS_URL=store.url, TENANT="a")

@@ -387,6 +387,7 @@ class TestStore:
             keys.sessions("t"),
             keys.events("t"),
             keys.journals("t"),
+            keys.TENANTS,
             keys.index("t", "agent"),
             keys.deleted(Scope("t", "KIND", "NAME")),
             keys.usage_by_session("t", 0).removesuffix("0") + "DAY",
@@ -536,6 +537,6 @@ def test_settings_named_in_the_documents_exist() -> None:
     known = {name.upper() for name in NAMES}
     for page, text in READ.items():
         for name in re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", text):
-            outside = name.startswith(("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM"))
+            outside = name.startswith(("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM", "TOKENGATE_SERVER"))
             outside = outside or name in sidecar.BASE_URLS or name in sidecar.ALIASES or name in sidecar.KEYS.values()
             assert outside or name.removesuffix("_FILE") in known or name in known, (page, name)

@@ -20,8 +20,8 @@ from tests.support.redis_server import Server
 from tests.support.scene import scene
 from tests.support.servers import free_port
 from tokengate import cli
-from tokengate.app import open_ledger
 from tokengate.budgets import Policy, limits
+from tokengate.composition import open_ledger
 from tokengate.domain import Ending, Scope, Session, Usage
 from tokengate.ledger import Ask, Kind, Settlement
 from tokengate.ledger.redis import RedisLedger

@@ -7,6 +7,7 @@ that nothing of the control plane can ever stand in a call's way.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,15 +17,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tokengate import __version__
-from tokengate.budgets import Policy
+from tokengate.composition import open_ledger, policy_of, register
 from tokengate.destination import Destination, Destinations
 from tokengate.domain import Reason
 from tokengate.gate import Gate
 from tokengate.inbound import ASGIScope, Receive, Send
-from tokengate.ledger import Ledger, Watch, keys
+from tokengate.ledger import Ledger, keys
 from tokengate.ledger.allowance import Allowance
 from tokengate.ledger.journal import SUFFIX, make_folder
-from tokengate.ledger.link import Link
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
@@ -87,19 +87,6 @@ class App:
             await not_found(send)
 
 
-def policy_of(settings: Settings) -> Policy:
-    """The budgets that the settings give where nobody has set another."""
-    return Policy(
-        session_cap_nano=settings.default_budget,
-        session_period=settings.default_budget_period,
-        agent_cap_nano=settings.agent_budget,
-        agent_period=settings.agent_budget_period,
-        tenant_cap_nano=settings.tenant_budget,
-        tenant_period=settings.tenant_budget_period,
-        timezone=settings.budget_timezone,
-    )
-
-
 def destinations_of(settings: Settings, transport: Transport) -> Destinations:
     """Where calls go."""
     openai_key, anthropic_key = settings.openai_api_key, settings.anthropic_api_key
@@ -132,28 +119,6 @@ def load_prices(path: Path | None) -> PriceTable:
         PriceTableError: it cannot be used.
     """
     return PriceTable.parse((path or pricing_file()).read_bytes())
-
-
-@asynccontextmanager
-async def open_ledger(
-    settings: Settings, store: Store, owner: str, watch: Watch | None = None
-) -> AsyncIterator[RedisLedger]:
-    """The ledger of the settings' tenant, on an open store."""
-    key = keys.leases(settings.tenant)
-    link = Link(lambda: store.connect(key), settings.store_timeout_ms)
-    ledger = RedisLedger(
-        link,
-        owner=owner,
-        lease_ms=settings.hold_lease_s * 1000,
-        sessions_max=settings.sessions_max,
-        retry_ms=settings.store_timeout_ms,
-        watch=watch,
-        thresholds=settings.alert_thresholds,
-    )
-    try:
-        yield ledger
-    finally:
-        await ledger.aclose()
 
 
 @asynccontextmanager
@@ -338,11 +303,13 @@ async def open_app(
             outage=outage.health if outage else lambda: {"on_store_failure": settings.on_store_failure, "away": False},
         )
         keeping = asyncio.create_task(gate.run())
+        registering = asyncio.create_task(register(settings, store, time.time_ns() // 1_000_000))
         try:
             scrape = None if metrics is None else _scrape(settings, role, metrics, regions, gate)
             yield App(proxy, status, scrape, scrape_apart=settings.status_port is not None)
         finally:
             keeping.cancel()
+            registering.cancel()
             left = await gate.drain(max(settings.shutdown_grace_s, SETTLE_GRACE_S))
             if left:
                 log.error("stopped with charges not posted; their holds will be charged in full", charges=left)

@@ -158,25 +158,19 @@ async def test_a_frozen_scope_is_listed_by_when_that_ends(calls: Calls, cli: "re
     assert index(cli, "frozen") == {"alice": float("inf"), "bob": START_MS + 5}
 
 
-async def test_refusals_are_counted_by_reason_with_what_they_would_have_cost(calls: Calls, cli: "redis.Redis") -> None:
-    for number in range(3):
-        ask = Ask(f"h{number}", ALICE, limits(POLICY, ALICE), 11 * USD, 12 * USD, 13 * USD, True, "gpt-4o")
-        assert (await calls.ledger.reserve(ask)).kind is Kind.EXCEEDED
-    hour = keys.usage("default", START_MS // 3_600_000)
-    assert cli.hgetall(hour) == {"exceeded:blocked": "3", "exceeded:saved_nano": str(36 * USD)}
-    assert 0 < cli.ttl(hour) <= 400 * 86_400
-
-
 class TestRollUps:
-    async def test_a_day_tells_only_so_many_sessions_apart(self, calls: Calls, cli: "redis.Redis") -> None:
+    async def test_a_day_keeps_those_that_cost_most(self, calls: Calls, cli: "redis.Redis") -> None:
         day = keys.usage_by_session("default", START_MS // 86_400_000)
-        cli.hset(day, mapping={str(number): 1 for number in range(19_999)})
+        cli.zadd(day, {f"s{number}": 1000 + number for number in range(9_999)})
         await calls.spend(5)
-        await calls.spend(7, BOB)
-        await calls.spend(7, BOB)
-        await calls.spend(5)
-        assert (cli.hget(day, "alice"), cli.hget(day, "bob"), cli.hget(day, "")) == ("10", None, "14")
-        assert cli.hlen(day) == 20_001
+        await calls.spend(2000, BOB)
+        assert (cli.zcard(day), cli.zscore(day, "alice"), cli.zscore(day, "bob")) == (10_000, None, 2000)
+        await calls.spend(7)
+        await calls.spend(2000, BOB)
+        assert (cli.zcard(day), cli.zscore(day, "alice"), cli.zscore(day, "bob")) == (10_000, None, 4000)
+        assert cli.zscore(day, "s0") == 1000
+        await calls.spend(1001)
+        assert (cli.zscore(day, "alice"), cli.zscore(day, "s0")) == (1001, None)
 
     async def test_a_session_tells_only_so_many_models_apart(self, calls: Calls, cli: "redis.Redis") -> None:
         for number in range(70):
@@ -194,9 +188,9 @@ class TestRollUps:
         calls.ledger.now_ms += 60_001
         assert await calls.ledger.sweep("default") == 1
         days = [of("default", START_MS // 86_400_000) for of in (keys.usage_by_session, keys.usage_by_agent)]
-        assert [cli.hgetall(day) for day in days] == [{"alice": "101"}, {"crawler": "101"}]
+        assert [cli.zrange(day, 0, -1, withscores=True) for day in days] == [[("alice", 101)], [("crawler", 101)]]
         await calls.settle(hold_id, 30)
-        assert [cli.hgetall(day) for day in days] == [{"alice": "31"}, {"crawler": "31"}]
+        assert [cli.zrange(day, 0, -1, withscores=True) for day in days] == [[("alice", 31)], [("crawler", 31)]]
         assert fields(cli, "alice")["gpt-4o:total_nano"] == "31"
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import redis
 
+from tokengate.ledger import keys
 from tokengate.money import parse_usd
 
 
@@ -33,5 +34,5 @@ def happened(client: "redis.Redis") -> list[dict[str, str]]:
 
 
 def booked(client: "redis.Redis") -> list[str]:
-    """All keys but those of statistics, which count what was refused too."""
-    return [name for name in client.scan_iter("*") if ":stats:" not in name]
+    """All keys but those of statistics, which count what was refused too, and the list of tenants."""
+    return [name for name in client.scan_iter("*") if ":stats:" not in name and name != keys.TENANTS]

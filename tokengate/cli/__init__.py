@@ -7,21 +7,14 @@ went wrong to standard error; exit codes are 0 done, 1 could not be done, 2 wron
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import Annotated
 
 import typer
 
 from tokengate import __version__
-from tokengate.cli import inject, injector, pricing
-
-if TYPE_CHECKING:
-    from tokengate.control.local import LocalControl
-    from tokengate.ledger import ScopeState
-    from tokengate.settings import Loaded
-
-T = TypeVar("T")
+from tokengate.cli import budgets, inject, injector, pricing
+from tokengate.cli.reach import Json, settings_of
+from tokengate.cli.say import Exit, fail
 
 app = typer.Typer(
     name="tokengate",
@@ -33,9 +26,8 @@ app = typer.Typer(
 app.add_typer(pricing.app, name="pricing")
 app.add_typer(injector.app, name="injector")
 app.command()(inject.inject)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
+app.command()(budgets.set_budget)
+app.command()(budgets.get_budget)
 
 
 @app.callback(invoke_without_command=True)
@@ -66,7 +58,7 @@ def check_config(as_json: Json = False) -> None:
     """Print the effective settings and where each comes from; or everything that is wrong with them."""
     from tokengate.settings import NAMES, shown
 
-    loaded = _settings()
+    loaded = settings_of(os.environ)
     rows = [(name.upper(), shown(loaded.settings, name), loaded.sources[name]) for name in NAMES]
     if as_json:
         typer.echo(json.dumps({name: {"value": value, "source": source} for name, value, source in rows}, indent=2))
@@ -76,28 +68,6 @@ def check_config(as_json: Json = False) -> None:
             typer.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}")
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
-
-
-@app.command("set-budget")
-def set_budget(
-    session: SessionId,
-    usd: Annotated[str, typer.Argument(metavar="USD", help="The cap: 25, 25.00 or $25.")],
-    as_json: Json = False,
-) -> None:
-    """Give a session a budget of its own."""
-    from tokengate.money import AmountError, parse_usd
-
-    try:
-        cap_nano = parse_usd(usd)
-    except AmountError as error:
-        _fail(str(error), code=2)
-    _print(_with_control(lambda control: control.set_budget(_name(session), cap_nano)), as_json=as_json)
-
-
-@app.command("get-budget")
-def get_budget(session: SessionId, as_json: Json = False) -> None:
-    """Show a session's budget, what is spent of it and what is held."""
-    _print(_with_control(lambda control: control.budget(_name(session))), as_json=as_json)
 
 
 @app.command()
@@ -119,7 +89,7 @@ def test_alert() -> None:
     """Send a test alert to ALERT_WEBHOOK_URL, once, and say what became of it."""
     from tokengate.cli import alerts
 
-    raise typer.Exit(alerts.test_alert(_settings().settings))
+    raise typer.Exit(alerts.test_alert(settings_of(os.environ).settings))
 
 
 @app.command()
@@ -153,7 +123,7 @@ def simulate(
             fault_rate=fault_rate,
         )
     except OptionError as error:
-        _fail(str(error), code=2)
+        fail(str(error), Exit.WRONG)
     typer.echo(f"The simulated provider answers on http://{host}:{port}/v1", err=True)
     run(options, host, port)
 
@@ -170,80 +140,5 @@ def demo(
     try:
         cap_nano = parse_usd(budget)
     except AmountError as error:
-        _fail(str(error), code=2)
+        fail(str(error), Exit.WRONG)
     raise typer.Exit(run(cap_nano, calls))
-
-
-def _settings() -> "Loaded":
-    from tokengate.settings import SettingsError, load
-
-    try:
-        return load(os.environ)
-    except SettingsError as error:
-        typer.echo("The settings cannot be used:", err=True)
-        for fault in error.faults:
-            typer.echo(f"  {fault}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _name(session: str) -> str:
-    import re
-
-    from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN
-
-    if re.fullmatch(NAME_PATTERN, session, re.ASCII) is None:
-        _fail(
-            f"{session!r} is no session id: 1 to {NAME_CHARACTERS_MAX} letters, digits or . _ : @ + = ~ - ,"
-            " beginning with a letter or a digit",
-            code=2,
-        )
-    return session
-
-
-def _with_control(act: "Callable[[LocalControl], Awaitable[T]]") -> T:
-    from tokengate.ledger import LedgerError
-    from tokengate.store import StoreError
-
-    async def work() -> T:
-        async with _control() as control:
-            return await act(control)
-
-    try:
-        return asyncio.run(work())
-    except (LedgerError, StoreError) as error:
-        _fail(f"the store cannot do that: {error}", code=1)
-
-
-@asynccontextmanager
-async def _control() -> "AsyncIterator[LocalControl]":
-    from tokengate.app import open_ledger, policy_of
-    from tokengate.control.local import LocalControl
-    from tokengate.store import open_store
-
-    settings = _settings().settings
-    store = await open_store(settings)
-    try:
-        async with open_ledger(settings, store, owner="cli") as ledger:
-            yield LocalControl(ledger, policy_of(settings), settings.tenant)
-    finally:
-        await store.aclose()
-
-
-def _print(state: "ScopeState", *, as_json: bool) -> None:
-    from tokengate.money import format_usd
-    from tokengate.status import budget
-
-    if as_json:
-        typer.echo(json.dumps({"session_id": state.scope.name, **budget(state)}))
-        return
-    whose = "the default" if state.cap_is_default else "its own"
-    typer.echo(f"session    {state.scope.name}" + ("" if state.known else "  (not seen yet)"))
-    typer.echo(f"budget     ${format_usd(state.cap_nano)}  ({whose})")
-    typer.echo(f"spent      ${format_usd(state.spent_nano)}")
-    typer.echo(f"held       ${format_usd(state.held_nano)}")
-    typer.echo(f"remaining  ${format_usd(state.remaining_nano)}")
-
-
-def _fail(message: str, *, code: int) -> NoReturn:
-    typer.echo(f"tokengate: {message}", err=True)
-    raise typer.Exit(code)

@@ -19,7 +19,8 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from tokengate.app import load_prices, policy_of
+from tokengate.app import load_prices
+from tokengate.composition import policy_of
 from tokengate.domain import Session
 from tokengate.gate import Gate
 from tokengate.ledger.memory import MemoryLedger

@@ -98,7 +98,7 @@ class Control(Protocol):
         """Refuse every call of an account from now on, for a time or (None) until it is lifted.
 
         Raises:
-            Unknown: there is none of that name, and it is not said to be `new`.
+            Unknown: there is none of that name but one that looks much like it, and it is not said to be `new`.
         """
         ...
 

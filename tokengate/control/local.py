@@ -1,29 +1,361 @@
-"""`Control` over a ledger: what the commands use where they reach the store themselves, and what the admin API is of.
+"""`Control` over a ledger and its books: of this the admin API is made, and commands that reach the store themselves.
 
-No Redis here: only the protocols.
+No Redis here: only the protocols. One `LocalControl` serves one tenant, for as long as its owner keeps the store open.
 """
 
-from dataclasses import dataclass
+import functools
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, ParamSpec, TypeVar
 
-from tokengate.budgets import Policy, session_limit
-from tokengate.domain import Session
-from tokengate.ledger import Ledger, ScopeState
+from tokengate.budgets import Policy, limits, session_limit, window_start, windows
+from tokengate.control import Invalid, Unavailable, Unknown, spending
+from tokengate.control.words import (
+    BY_CHARACTERS_MAX,
+    FREEZE_MS_MAX,
+    REASON_CHARACTERS_MAX,
+    Account,
+    Detail,
+    Event,
+    EventPage,
+    EventQuery,
+    Hold,
+    Kind,
+    ModelSpend,
+    Nano,
+    Page,
+    Query,
+    Sort,
+    Spend,
+    SpendQuery,
+    Stats,
+)
+from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Limit, Period, Scope, Session
+from tokengate.ledger import Ledger, LedgerError
+from tokengate.ledger.books import Find, Happening, Lists, Order, Reports, Under
+from tokengate.ledger.state import Reading
+from tokengate.money import AMOUNT_NANO_MAX, format_usd
+
+DETAIL_EVENTS_MAX: Final = 50
+"""How many events a detail has at the most."""
+
+RULES: Final = frozenset({"freeze", "anomaly", "shadow"})
+"""The kinds of events that say why something was frozen, or would have been."""
+
+_ORDERS: Final = {
+    Sort.ACTIVITY: Order.ACTIVITY,
+    Sort.SPENT: Order.SPENT,
+    Sort.SHARE: Order.SHARE,
+    Sort.NAME: Order.NAMES,
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+def _told(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """What goes wrong with the store is told in the words of `Control`."""
+
+    @functools.wraps(method)
+    async def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except LedgerError as error:
+            raise Unavailable(f"the store cannot do that: {error}") from None
+
+    return told
+
+
 class LocalControl:
-    """The administrator's view of one tenant."""
+    """See `Control`."""
 
-    ledger: Ledger
-    policy: Policy
-    tenant: str
+    def __init__(self, ledger: Ledger, lists: Lists, reports: Reports, policy: Policy, tenant: str) -> None:
+        self._ledger = ledger
+        self._lists = lists
+        self._reports = reports
+        self._policy = policy
+        self._tenant = tenant
+        self._hours = spending.Hours(reports)
 
-    async def budget(self, session_id: str) -> ScopeState:
-        """How a session stands; one that nobody has named yet stands at its start."""
-        return await self.ledger.state(session_limit(self.policy, Session(session_id, self.tenant)))
+    # --- to see ---
 
-    async def set_budget(self, session_id: str, cap_nano: int) -> ScopeState:
-        """Give a session a cap of its own, and say how it stands now."""
-        limit = session_limit(self.policy, Session(session_id, self.tenant))
-        await self.ledger.set_budget(limit.scope, cap_nano)
-        return await self.ledger.state(limit)
+    @_told
+    async def sessions(self, query: Query) -> Page:
+        now_ms = await self._lists.now_ms()
+        if query.kind is Kind.TENANT or (query.kind is Kind.AGENT and self._policy.agent_cap_nano is None):
+            return await self._few(query, now_ms)
+        window = window_start(windows(self._limit(query.kind, "x"), now_ms), now_ms)
+        found = await self._lists.find(
+            Find(
+                kind=query.kind,
+                order=_ORDERS[query.sort],
+                descending=query.descending,
+                offset=query.offset,
+                limit=query.limit,
+                now_ms=now_ms,
+                text=query.text,
+                frozen=query.frozen,
+                over_percent=query.over_percent or 0,
+                period_start_ms=window[0] if window is not None else 0,
+            )
+        )
+        names = [name.decode(errors="replace") for name in found.names]
+        readings = await self._lists.read([self._limit(query.kind, name) for name in names], found.names)
+        rows = [self._account(reading) for reading in readings]
+        if query.sort in (Sort.SPENT, Sort.SHARE):
+            # The index is coarse; on the page itself the order is exact.
+            rows.sort(key=_exactly[query.sort], reverse=query.descending)
+        return Page(
+            rows=rows,
+            total=found.total,
+            of=found.of,
+            next_offset=found.next_offset,
+            looked_at=found.looked_at,
+            now_ms=now_ms,
+        )
+
+    async def _few(self, query: Query, now_ms: int) -> Page:
+        """The tenant, of which there is one, if it has a budget; agents, where none has one."""
+        rows: list[Account] = []
+        if query.kind is Kind.TENANT and self._policy.tenant_cap_nano is not None:
+            rows = [await self._stands(Kind.TENANT, self._tenant)]
+        return Page(rows=rows, total=len(rows), of=len(rows), next_offset=None, looked_at=len(rows), now_ms=now_ms)
+
+    @_told
+    async def detail(self, kind: Kind, name: str) -> Detail:
+        own = self._limit(kind, name)
+        now_ms = await self._lists.now_ms()
+        [reading] = await self._lists.read([own])
+        if not reading.state.known:
+            raise await self._unknown(own.scope)
+        path = self._path(own, reading.agent)
+        readings = await self._lists.read(path)
+        under: list[Under] = []
+        complete = True
+        if kind is Kind.SESSION:
+            under, complete = await self._reports.holds(own.scope.name)
+        happenings, _ = await self._reports.events("", DETAIL_EVENTS_MAX, own.scope)
+        events = [_event(each) for each in happenings]
+        return Detail(
+            account=self._account(readings[0]),
+            path=[self._account(each) for each in readings],
+            models=[ModelSpend(model=model, spent_nano=Nano(nano)) for model, nano in reading.models_nano],
+            holds=[
+                Hold(
+                    id=each.hold_id,
+                    model=each.model,
+                    held_nano=Nano(each.grant_nano),
+                    since_ms=each.at_ms,
+                    expires_ms=each.expires_ms,
+                    owner=each.owner,
+                )
+                for each in under
+            ],
+            holds_complete=complete,
+            evidence=[each for each in events if each.kind in RULES],
+            events=events,
+            now_ms=now_ms,
+        )
+
+    @_told
+    async def account(self, kind: Kind, name: str) -> Account:
+        return await self._stands(kind, name)
+
+    @_told
+    async def events(self, query: EventQuery) -> EventPage:
+        scope = self._limit(query.kind, query.name).scope if query.kind is not None else None
+        happenings, last = await self._reports.events(query.after, query.limit, scope)
+        return EventPage(events=[_event(each) for each in happenings], last_id=last)
+
+    @_told
+    async def spend(self, query: SpendQuery) -> Spend:
+        return await spending.spend(query, self._reports, self._hours, await self._lists.now_ms())
+
+    @_told
+    async def stats(self) -> Stats:
+        now_ms = await self._lists.now_ms()
+        page = await self._lists.find(Find("session", Order.ACTIVITY, True, 0, 1, now_ms))
+        tenant = None
+        if self._policy.tenant_cap_nano is not None:
+            tenant = await self._stands(Kind.TENANT, self._tenant)
+        return await spending.stats(
+            reports=self._reports,
+            hours=self._hours,
+            now_ms=now_ms,
+            tenant=self._tenant,
+            tenant_account=tenant,
+            sessions=page.of,
+            sessions_frozen=await self._lists.count_frozen(Kind.SESSION, now_ms),
+            agents_frozen=await self._lists.count_frozen(Kind.AGENT, now_ms),
+        )
+
+    # --- to change ---
+
+    @_told
+    async def set_budget(self, kind: Kind, name: str, budget_nano: int | None, *, by: str) -> Account:
+        scope = self._nameable(kind, name)
+        if budget_nano is not None and not 0 <= budget_nano <= AMOUNT_NANO_MAX:
+            raise Invalid(f"a budget is at least 0 and at most {format_usd(AMOUNT_NANO_MAX)} USD")
+        await self._ledger.set_budget(scope, budget_nano, by=by[:BY_CHARACTERS_MAX])
+        return await self._stands(kind, name)
+
+    @_told
+    async def freeze(
+        self, kind: Kind, name: str, *, reason: str, for_ms: int | None, by: str, new: bool = False
+    ) -> Account:
+        scope = self._nameable(kind, name)
+        if not reason.strip() or len(reason) > REASON_CHARACTERS_MAX:
+            raise Invalid(f"the reason of a freeze has 1 to {REASON_CHARACTERS_MAX} characters: callers are told it")
+        if for_ms is not None and not 1 <= for_ms <= FREEZE_MS_MAX:
+            raise Invalid("a freeze lasts at least 1 ms and at most 366 days; without a time, until it is lifted")
+        if not new and not (await self._stands(kind, name)).known:
+            unknown = await self._unknown(scope)
+            if unknown.similar:
+                raise unknown
+        await self._ledger.freeze(scope, reason=reason, for_ms=for_ms, by=by[:BY_CHARACTERS_MAX])
+        return await self._stands(kind, name)
+
+    @_told
+    async def unfreeze(self, kind: Kind, name: str, *, by: str) -> Account:
+        scope = await self._known(kind, name)
+        await self._ledger.unfreeze(scope, by=by[:BY_CHARACTERS_MAX])
+        return await self._stands(kind, name)
+
+    @_told
+    async def reset(self, kind: Kind, name: str, *, by: str) -> Account:
+        scope = await self._known(kind, name)
+        await self._ledger.reset(scope, by=by[:BY_CHARACTERS_MAX])
+        return await self._stands(kind, name)
+
+    @_told
+    async def delete(self, kind: Kind, name: str, *, by: str) -> None:
+        scope = await self._known(kind, name)
+        await self._ledger.delete(scope, by=by[:BY_CHARACTERS_MAX])
+
+    # --- names ---
+
+    def _limit(self, kind: Kind, name: str) -> Limit:
+        """The limit that an account stands for.
+
+        Raises:
+            Invalid: the name is none, or accounts of this kind have no budgets here.
+        """
+        policy = self._policy
+        if kind is Kind.TENANT:
+            if name not in ("", self._tenant):
+                raise Invalid(f"this is the store's tenant {self._tenant}, not {name}")
+            if policy.tenant_cap_nano is None:
+                raise Invalid("the tenant has no budget here: set TENANT_BUDGET, for the gates too")
+            scope = Scope(self._tenant, kind.value, self._tenant)
+            return Limit(scope, policy.tenant_cap_nano, policy.tenant_period, policy.timezone)
+        if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
+            raise Invalid(f"a name has 1 to {NAME_CHARACTERS_MAX} characters")
+        if kind is Kind.SESSION:
+            return session_limit(policy, Session(name, self._tenant))
+        if policy.agent_cap_nano is None:
+            raise Invalid("agents have no budgets here: set AGENT_BUDGET, for the gates too")
+        return Limit(Scope(self._tenant, kind.value, name), policy.agent_cap_nano, policy.agent_period, policy.timezone)
+
+    def _nameable(self, kind: Kind, name: str) -> Scope:
+        """The same for what may be made: a name that a call could have."""
+        scope = self._limit(kind, name).scope
+        if re.fullmatch(NAME_PATTERN, scope.name, re.ASCII) is None:
+            raise Invalid(
+                f"{name!r} is no {kind} id: 1 to {NAME_CHARACTERS_MAX} letters, digits or . _ : @ + = ~ - ,"
+                " beginning with a letter or a digit"
+            )
+        return scope
+
+    def _path(self, own: Limit, agent: str) -> list[Limit]:
+        """The limits that calls of an account meet, its own first."""
+        if own.scope.kind == Kind.SESSION:
+            return list(limits(self._policy, Session(own.scope.name, self._tenant, agent)))
+        above = limits(self._policy, Session("x", self._tenant))[1:]
+        return [own, *(limit for limit in above if limit.scope != own.scope)]
+
+    async def _known(self, kind: Kind, name: str) -> Scope:
+        limit = self._limit(kind, name)
+        [reading] = await self._lists.read([limit])
+        if not reading.state.known:
+            raise await self._unknown(limit.scope)
+        return limit.scope
+
+    async def _unknown(self, scope: Scope) -> Unknown:
+        kind = Kind(scope.kind)
+        alike = [] if kind is Kind.TENANT else await self._lists.alike(kind, scope.name)
+        return Unknown(kind, scope.name, alike)
+
+    async def _stands(self, kind: Kind, name: str) -> Account:
+        [reading] = await self._lists.read([self._limit(kind, name)])
+        return self._account(reading)
+
+    def _account(self, reading: Reading) -> Account:
+        state = reading.state
+        kind = Kind(state.scope.kind)
+        return Account(
+            kind=kind,
+            name=state.scope.name,
+            known=state.known,
+            budget_nano=Nano(state.cap_nano),
+            budget_is_default=state.cap_is_default,
+            spent_nano=Nano(state.spent_nano),
+            held_nano=Nano(state.held_nano),
+            remaining_nano=Nano(state.remaining_nano),
+            used_percent=_percent(state.spent_nano, state.cap_nano),
+            period=self._period(kind),
+            resets_at_ms=state.resets_at_ms,
+            frozen=state.frozen,
+            frozen_reason=(state.frozen_reason or "") if state.frozen else "",
+            frozen_until_ms=state.frozen_until_ms if state.frozen else None,
+            frozen_at_ms=state.frozen_at_ms if state.frozen else None,
+            frozen_by=(state.frozen_by or "") if state.frozen else "",
+            total_nano=Nano(state.total_nano),
+            assumed_nano=Nano(state.assumed_nano),
+            overrun_nano=Nano(state.overrun_nano),
+            epoch=state.epoch,
+            requests=state.requests,
+            blocked=state.blocked,
+            agent=reading.agent,
+            created_ms=state.created_ms,
+            last_active_ms=state.last_active_ms,
+            fault=reading.fault,
+        )
+
+    def _period(self, kind: Kind) -> Period:
+        policy = self._policy
+        return {
+            Kind.SESSION: policy.session_period,
+            Kind.AGENT: policy.agent_period,
+            Kind.TENANT: policy.tenant_period,
+        }[kind]
+
+
+def _percent(part: int, whole: int) -> int:
+    if whole == 0:
+        return 100 if part else 0
+    return part * 100 // whole
+
+
+_exactly: Final[dict[Sort, Callable[[Account], Any]]] = {
+    Sort.SPENT: lambda row: row.spent_nano,
+    Sort.SHARE: lambda row: (
+        (row.spent_nano * 10**6 // row.budget_nano) if row.budget_nano else row.used_percent * 10**4
+    ),
+}
+
+
+def _event(happening: Happening) -> Event:
+    fields = dict(happening.fields)
+    at = fields.pop("at_ms", "")
+    scope = happening.scope
+    for name in ("scope", "session") if scope is not None else ():
+        fields.pop(name, None)
+    return Event(
+        id=happening.id,
+        at_ms=int(at) if at.isdigit() else int(happening.id.partition("-")[0]),
+        kind=fields.pop("kind", ""),
+        scope_kind=scope.kind if scope is not None else "",
+        scope_name=scope.name if scope is not None else "",
+        by=fields.pop("by", ""),
+        fields=fields,
+    )

@@ -136,6 +136,8 @@ class Account(Word, frozen=True, kw_only=True):
     frozen_reason: str
     frozen_until_ms: int | None
     """None while frozen: until somebody lifts it."""
+    frozen_at_ms: int | None = None
+    frozen_by: str = ""
     total_nano: Nano
     """Spent ever, over all resets and periods."""
     assumed_nano: Nano
@@ -336,9 +338,12 @@ class Stats(Word, frozen=True, kw_only=True):
     input_tokens_today: int
     output_tokens_today: int
     blocked_today: dict[str, int]
-    """Calls that the store refused, by reason."""
+    """Requests that gates refused, by the reasons of docs/reference/http.md; empty while METRICS is off."""
     saved_today_nano: Nano
-    """What those would have cost, going by a typical answer."""
+    """What those would probably have cost that were refused for good."""
+    overhead_p50_us: int | None = None
+    """What gates added to a request today, at the median, in microseconds: the bound of a bucket; None if none came."""
+    overhead_p99_us: int | None = None
     store: StoreState
 
 
@@ -359,7 +364,7 @@ class FreezeChange(Word, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX)]
     for_ms: Annotated[int, Meta(ge=1, le=FREEZE_MS_MAX)] | None = None
     new: bool = False
-    """Freeze it even if nobody has ever named it."""
+    """Freeze it even if nobody has ever named it, and another name looks much like it."""
     by: Annotated[str, Meta(max_length=BY_CHARACTERS_MAX)] = ""
 
 

@@ -11,11 +11,28 @@ from tokengate.domain import Scope
 PREFIX: Final = "tokengate"
 _CACHED: Final = 4096
 
+TENANTS: Final = f"{PREFIX}:tenants"
+"""Sorted set: the tenants, by when a gate was last started for each (ms). The only key that is no tenant's."""
+
 
 @lru_cache(maxsize=_CACHED)
 def scope(of: Scope) -> str:
     """`tokengate:{default}:session:my-session`: the hash of a session, an agent or a tenant."""
     return f"{PREFIX}:{{{of.tenant}}}:{of.kind}:{of.name}"
+
+
+@lru_cache(maxsize=_CACHED)
+def scope_prefix(tenant: str, kind: str) -> str:
+    """What the keys of a tenant's scopes of a kind begin with; the rest is the name."""
+    return f"{PREFIX}:{{{tenant}}}:{kind}:"
+
+
+def scope_of(key: str) -> Scope | None:
+    """What a key belongs to; None if it is no scope's."""
+    prefix, found, rest = key.partition(":{")
+    tenant, closed, path = rest.partition("}:")
+    kind, colon, name = path.partition(":")
+    return Scope(tenant, kind, name) if prefix == PREFIX and found and closed and colon else None
 
 
 @lru_cache(maxsize=_CACHED)
@@ -58,7 +75,7 @@ def usage(tenant: str, hour: int) -> str:
 
 
 def usage_by_session(tenant: str, day: int) -> str:
-    """Hash: what a day (its number since the epoch) cost, by session; the empty name is all others together."""
+    """Sorted set: what a day (its number since the epoch) cost, in nano-USD, by session; those that cost most."""
     return f"{PREFIX}:{{{tenant}}}:usage:sessions:{day}"
 
 

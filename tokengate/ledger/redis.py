@@ -16,7 +16,7 @@ from typing import Final
 import hiredis
 from msgspec import Struct
 
-from tokengate.budgets import SHARE, window_start, windows
+from tokengate.budgets import SHARE, windows
 from tokengate.domain import Ending, Limit, Period, Scope, Session, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
@@ -40,7 +40,11 @@ from tokengate.ledger import (
 )
 from tokengate.ledger.link import LinkLost, Pipe, Reply
 from tokengate.ledger.resp import Part, Parts, bulk, command, parts
-from tokengate.money import AmountError, format_usd, parse_usd
+from tokengate.ledger.state import fields_of, read
+from tokengate.money import format_usd
+
+ASKED_MAX: Final = 500
+"""How many commands that only read are sent together: what is on its way must not keep a reservation waiting."""
 
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
@@ -218,10 +222,31 @@ class RedisLedger:
 
     async def state(self, limit: Limit) -> ScopeState:
         reply = await self._command(command("HGETALL", keys.scope(limit.scope)))
-        fields = dict(
-            zip((name.decode() for name in reply[::2]), (value.decode() for value in reply[1::2]), strict=True)
-        )
-        return _state(limit, fields, self._now())
+        reading = read(limit, fields_of(reply), self._now())
+        if reading.fault:
+            raise LedgerError(f"the store holds an amount of the {limit.scope} that is none: {reading.fault}")
+        return reading.state
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Reply]:
+        """Send commands that only read, together; gives their replies.
+
+        Raises:
+            LedgerError: one of them is not answered, or is refused.
+        """
+        replies: list[Reply] = []
+        for start in range(0, len(commands), ASKED_MAX):
+            batch = commands[start : start + ASKED_MAX]
+            heard = await asyncio.gather(*map(self._link.call, batch), return_exceptions=True)
+            for sent, reply in zip(batch, heard, strict=True):
+                replies.append(await self._understood(sent, reply))
+        return replies
+
+    async def _understood(self, sent: bytes, reply: Reply) -> Reply:
+        if isinstance(reply, LinkLost):
+            return await self._again(str(reply), sent)
+        if isinstance(reply, hiredis.ReplyError):
+            return await self._again(_understand(reply, self._link), sent)
+        return reply
 
     async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:
         cap = "" if cap_nano is None else str(cap_nano)
@@ -465,54 +490,7 @@ def _verdict(ask: Ask, reply: Reply) -> Verdict:
     )
 
 
-def _state(limit: Limit, fields: dict[str, str], now_ms: int) -> ScopeState:
-    budget, default = fields.get("budget"), format_usd(limit.cap_default_nano, 9)
-    follows = budget is None or budget == fields.get("budget_default")
-    spent, held = _nano(fields, "spent"), _nano(fields, "held")
-    epoch, resets_at = int(fields.get("epoch", 0)), None
-    window = window_start(windows(limit, now_ms), now_ms)
-    if window is not None:
-        resets_at = window[1]
-        if window[0] > int(fields.get("period_start_ms", window[0])):
-            # The period has ended, and no call has come since to roll it in the store.
-            spent, held, epoch = 0, 0, epoch + 1
-    until = int(fields["frozen_until_ms"]) if fields.get("frozen_until_ms") else None
-    return ScopeState(
-        scope=limit.scope,
-        known=bool(fields),
-        cap_nano=_amount(default if follows or budget is None else budget),
-        cap_is_default=follows,
-        spent_nano=spent,
-        held_nano=held,
-        epoch=epoch,
-        resets_at_ms=resets_at,
-        assumed_nano=_nano(fields, "assumed"),
-        overrun_nano=_nano(fields, "overrun"),
-        total_nano=int(fields.get("total_nano", 0)),
-        requests=int(fields.get("requests", 0)),
-        blocked=int(fields.get("blocked", 0)),
-        created_ms=int(fields["created_ms"]) if "created_ms" in fields else None,
-        last_active_ms=int(fields["last_active_ms"]) if "last_active_ms" in fields else None,
-        frozen=fields.get("frozen") == "1" and (until is None or now_ms < until),
-        frozen_reason=fields.get("frozen_reason"),
-        frozen_until_ms=until,
-        frozen_at_ms=int(fields["frozen_at_ms"]) if "frozen_at_ms" in fields else None,
-        frozen_by=fields.get("frozen_by"),
-    )
-
-
 def _sums(reply: Reply) -> dict[str, int]:
     """The numbers of a hash; what a person may have put there that is none is passed over."""
     pairs = zip(reply[::2], reply[1::2], strict=True)
     return {name.decode(errors="replace"): int(value) for name, value in pairs if value.lstrip(b"-").isdigit()}
-
-
-def _nano(fields: dict[str, str], name: str) -> int:
-    return _amount(fields.get(name, "0"))
-
-
-def _amount(text: str) -> int:
-    try:
-        return parse_usd(text)
-    except AmountError as error:
-        raise LedgerError(f"the store holds an amount that is none: {error}") from None

@@ -99,7 +99,6 @@ local function refuse(verdict, scope, detail, until_ms)
   end
   redis.call('HSET', session.key, unpack(session.change))
   redis.pcall('HINCRBY', session.key, 'blocked', 1)
-  note_refusal(session.key, now, verdict, need)
   if verdict == 'exceeded' then
     watch(scope.key, events_of(leases), now, scope.epoch, scope.budget, scope.spent, true)
   end

@@ -17,10 +17,9 @@
 local NANO = 1e9
 local AMOUNT_MAX = 9007199254740991
 
-local HOUR_MS = 3600000
 local USAGE_TTL_S = 34560000 -- 400 days: the roll-ups of hours, and of days by agent
 local SESSIONS_TTL_S = 3024000 -- 35 days: the roll-ups of days by session
-local NAMES_MAX = 20000 -- that one day tells apart; what the others spend is kept together
+local NAMES_MAX = 10000 -- that a day's roll-up tells apart: those that cost most
 local FIELDS_MAX = 64 -- of a session: beyond them its models are not told apart
 
 local function nano(text)
@@ -192,21 +191,21 @@ local function each_scope(path, act)
   for key, epoch in string.gmatch(path, '(%S+) (%d+)') do act(key, tonumber(epoch)) end
 end
 
--- Adds to one of the names in a roll-up, unless there would be too many: then to the one for all others.
-local function roll_up(key, name, amount, most, other, ttl_s)
-  if redis.pcall('HINCRBY', key, name, integer(amount)) ~= amount then return end
-  -- It has just come up: only now can there be one too many, and only now can it be the first.
-  local names = redis.pcall('HLEN', key)
-  if type(names) == 'number' and names > most then
-    redis.call('HDEL', key, name)
-    redis.pcall('HINCRBY', key, other, integer(amount))
+-- Notes for reports what a session has spent on a model.
+local function note_model(session, model, amount)
+  local field = model .. ':total_nano'
+  if redis.pcall('HINCRBY', session, field, integer(amount)) ~= amount then return end
+  -- It has just come up: only now can there be one too many.
+  if redis.call('HLEN', session) > FIELDS_MAX then
+    redis.call('HDEL', session, field)
+    redis.pcall('HINCRBY', session, 'other:total_nano', integer(amount))
   end
-  if ttl_s and names == 1 then redis.call('EXPIRE', key, ttl_s) end
 end
 
--- Notes for reports that a call was refused, why, and what it would have cost.
-local function note_refusal(session, now, why, saved)
-  local usage = parts_of(session) .. 'usage:' .. integer(math.floor(now / HOUR_MS))
-  if redis.pcall('HINCRBY', usage, why .. ':blocked', 1) == 1 then redis.pcall('EXPIRE', usage, USAGE_TTL_S) end
-  redis.pcall('HINCRBY', usage, why .. ':saved_nano', integer(saved))
+-- Notes for reports what a day has cost, by name. When all places are taken, the cheapest makes room.
+local function note_day(key, name, amount, ttl_s)
+  if tonumber(redis.pcall('ZINCRBY', key, integer(amount), name)) ~= amount then return end
+  local names = redis.call('ZCARD', key)
+  if names > NAMES_MAX then redis.call('ZPOPMIN', key) end
+  if names == 1 then redis.call('EXPIRE', key, ttl_s) end
 end

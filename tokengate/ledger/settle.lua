@@ -51,8 +51,8 @@ redis.pcall('HINCRBY', usage, model .. ':input_tokens', input_tokens)
 redis.pcall('HINCRBY', usage, model .. ':output_tokens', output_tokens)
 if redis.pcall('HINCRBY', usage, model .. ':requests', 1) == 1 then redis.call('EXPIRE', usage, USAGE_TTL_S) end
 if cost ~= before then
-  if not deleted then roll_up(session, model .. ':total_nano', cost - before, FIELDS_MAX, 'other:total_nano') end
-  roll_up(KEYS[4], ARGV[7], cost - before, NAMES_MAX, '', SESSIONS_TTL_S)
-  if agent ~= '' then roll_up(KEYS[5], agent, cost - before, NAMES_MAX, '', USAGE_TTL_S) end
+  if not deleted then note_model(session, model, cost - before) end
+  note_day(KEYS[4], ARGV[7], cost - before, SESSIONS_TTL_S)
+  if agent ~= '' then note_day(KEYS[5], agent, cost - before, USAGE_TTL_S) end
 end
 return { cost, 0 }

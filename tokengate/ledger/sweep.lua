@@ -23,9 +23,9 @@ for _, id in ipairs(due) do
     redis.pcall('HINCRBY', KEYS[3], was[5] .. ':cost_nano', integer(grant))
     redis.call('EXPIRE', KEYS[3], USAGE_TTL_S)
     local agent = redis.call('HGET', session, 'agent')
-    if not deleted then roll_up(session, was[5] .. ':total_nano', grant, FIELDS_MAX, 'other:total_nano') end
-    roll_up(KEYS[4], was[4], grant, NAMES_MAX, '', SESSIONS_TTL_S)
-    if agent then roll_up(KEYS[5], agent, grant, NAMES_MAX, '', USAGE_TTL_S) end
+    if not deleted then note_model(session, was[5], grant) end
+    note_day(KEYS[4], was[4], grant, SESSIONS_TTL_S)
+    if agent then note_day(KEYS[5], agent, grant, USAGE_TTL_S) end
     event(KEYS[2], now, 'expired', 'hold', id, 'session', was[4], 'usd', usd(grant))
   end
   redis.call('ZREM', KEYS[1], id)

@@ -1,0 +1,95 @@
+"""From settings to a ledger, and to what an administrator can do: the part of the composition that needs no data plane.
+
+Commands start in a fraction of the time that a gate takes, because nothing of a gate is imported here.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from tokengate.budgets import Policy
+from tokengate.ledger import Watch, keys
+from tokengate.ledger.link import Link
+from tokengate.ledger.redis import RedisLedger
+from tokengate.settings import Settings
+from tokengate.store import Cluster, Store
+
+if TYPE_CHECKING:
+    from tokengate.control.local import LocalControl
+    from tokengate.ledger.lists import Ask
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The budgets that the settings give where nobody has set another."""
+    return Policy(
+        session_cap_nano=settings.default_budget,
+        session_period=settings.default_budget_period,
+        agent_cap_nano=settings.agent_budget,
+        agent_period=settings.agent_budget_period,
+        tenant_cap_nano=settings.tenant_budget,
+        tenant_period=settings.tenant_budget_period,
+        timezone=settings.budget_timezone,
+    )
+
+
+@asynccontextmanager
+async def open_ledger(
+    settings: Settings, store: Store, owner: str, watch: Watch | None = None
+) -> AsyncIterator[RedisLedger]:
+    """The ledger of the settings' tenant, on an open store."""
+    ledger = _ledger(settings, store, owner, keys.leases(settings.tenant), watch)
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+def _ledger(settings: Settings, store: Store, owner: str, key: str, watch: Watch | None = None) -> RedisLedger:
+    """A ledger on the server that owns a key; the caller closes it."""
+    return RedisLedger(
+        Link(lambda: store.connect(key), settings.store_timeout_ms),
+        owner=owner,
+        lease_ms=settings.hold_lease_s * 1000,
+        sessions_max=settings.sessions_max,
+        retry_ms=settings.store_timeout_ms,
+        watch=watch,
+        thresholds=settings.alert_thresholds,
+    )
+
+
+@asynccontextmanager
+async def open_control(settings: Settings, store: Store, owner: str) -> AsyncIterator["LocalControl"]:
+    """What an administrator can do with the settings' tenant; on connections of its own, in nobody's way."""
+    # A gate without an administrator's side does not load it.
+    from tokengate.control.local import LocalControl  # noqa: PLC0415
+    from tokengate.ledger.lists import RedisLists  # noqa: PLC0415
+    from tokengate.ledger.reports import RedisReports  # noqa: PLC0415
+
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
+        elsewhere: dict[str, RedisLedger] = {}
+
+        def ask_at(key: str) -> "Ask":
+            if key == keys.leases(settings.tenant) or not isinstance(store, Cluster):
+                return ledger.ask
+            if key not in elsewhere:
+                elsewhere[key] = _ledger(settings, store, owner, key)
+                stack.push_async_callback(elsewhere[key].aclose)
+            return elsewhere[key].ask
+
+        lists, reports = RedisLists(ledger.ask, settings.tenant), RedisReports(ask_at, settings.tenant)
+        yield LocalControl(ledger, lists, reports, policy_of(settings), settings.tenant)
+
+
+async def register(settings: Settings, store: Store, now_ms: int) -> None:
+    """Note that the settings' tenant is served here, for reports by tenant; if it cannot be noted, it is not."""
+    with contextlib.suppress(RedisError, OSError):
+        connection = await store.connect(keys.TENANTS)
+        try:
+            await connection.send_command("ZADD", keys.TENANTS, now_ms, settings.tenant)
+            await connection.read_response()
+        finally:
+            await connection.disconnect()
