@@ -537,6 +537,8 @@ def test_settings_named_in_the_documents_exist() -> None:
     known = {name.upper() for name in NAMES}
     for page, text in READ.items():
         for name in re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", text):
-            outside = name.startswith(("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM", "TOKENGATE_SERVER"))
+            outside = name.startswith(
+                ("HTTP", "ALL_", "NO_", "SSL_", "XDG_", "OPENAI_CUSTOM", "TOKENGATE_SERVER", "ADMIN_TOKEN")
+            )
             outside = outside or name in sidecar.BASE_URLS or name in sidecar.ALIASES or name in sidecar.KEYS.values()
             assert outside or name.removesuffix("_FILE") in known or name in known, (page, name)
