@@ -41,7 +41,7 @@ audit: $(VENV)/installed-dev ## Check that no dependency is missing, in conflict
 
 lock: $(VENV)/installed-dev ## Choose the versions of the image's dependencies anew
 	$(BIN)/python -m pip --disable-pip-version-check --quiet install "uv>=0.9"
-	$(BIN)/uv pip compile $(LOCKING) --extra injector --output-file docker/requirements.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCKING) --extra injector --extra otel --output-file docker/requirements.txt pyproject.toml
 	echo hatchling | $(BIN)/uv pip compile $(LOCKING) --output-file docker/build-requirements.txt -
 	$(BIN)/python .ci/wheels.py
 

@@ -24,6 +24,7 @@ INSTRUCTIONS: Final = [
     )
 ]
 FINAL: Final = INSTRUCTIONS[max(i for i, (word, _) in enumerate(INSTRUCTIONS) if word == "FROM") :]
+IN_THE_IMAGE: Final = ("injector", "otel")
 LOCK: Final = (ROOT / "docker" / "requirements.txt").read_text()
 LOCKED: Final = {match[1]: Version(match[2]) for match in re.finditer(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE)}
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -87,7 +88,13 @@ class TestTheStages:
 
 
 class TestTheLock:
-    @pytest.mark.parametrize("requirement", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["injector"])
+    @pytest.mark.parametrize(
+        "requirement",
+        [
+            *PROJECT["dependencies"],
+            *(each for extra in IN_THE_IMAGE for each in PROJECT["optional-dependencies"][extra]),
+        ],
+    )
     def test_it_has_what_the_project_needs(self, requirement: str) -> None:
         needed = Requirement(requirement)
         version = LOCKED.get(canonicalize_name(needed.name))

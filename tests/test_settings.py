@@ -206,8 +206,11 @@ class TestFaults:
 class TestWarnings:
     def test_a_misspelt_name_in_the_file_is_pointed_out(self, tmp_path: Path) -> None:
         file = tmp_path / ".env"
-        file.write_text("DEFUALT_BUDGET=5\nopenai_api_key=x\nREDIS_URL_FIEL=x\nPOSTGRES_PASSWORD=x\nPATH=/bin\n")
+        file.write_text(
+            "OTEL_SERVICE_NAME=x\nDEFUALT_BUDGET=5\nopenai_api_key=x\nREDIS_URL_FIEL=x\nPOSTGRES_PASSWORD=x\nPATH=/bin\n"
+        )
         assert load({}, file).warnings == (
+            ".env sets OTEL_SERVICE_NAME, which counts in the environment alone, as OpenTelemetry has it",
             ".env sets DEFUALT_BUDGET, which is no setting: did you mean DEFAULT_BUDGET?",
             ".env sets openai_api_key, which is no setting: did you mean OPENAI_API_KEY?",
             ".env sets REDIS_URL_FIEL, which is no setting: did you mean REDIS_URL_FILE?",

@@ -9,8 +9,11 @@ import sys
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
+        # redis-py loads OpenTelemetry wherever it is installed, for metrics of its own: 3 MB that nobody asked for.
+        sys.modules["opentelemetry"] = None  # type: ignore[assignment]
         from tokengate.server import main as serve  # noqa: PLC0415
 
+        del sys.modules["opentelemetry"]
         sys.exit(serve(sys.argv[2:]))
     from tokengate.cli import app  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ that nothing of the control plane can ever stand in a call's way.
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -36,7 +37,7 @@ from tokengate.session import Identity
 from tokengate.settings import Settings
 from tokengate.status import Status, not_found
 from tokengate.store import Store, StoreError, inspect, open_store
-from tokengate.telemetry import Metrics, Rollup, Telemetry, write_stdout
+from tokengate.telemetry import Metrics, Rollup, Telemetry, Tracing, traces, write_stdout
 from tokengate.telemetry.counts import Counts
 from tokengate.telemetry.exposition import Collector, Exposition, Facts
 from tokengate.telemetry.metrics import new_counts
@@ -46,6 +47,9 @@ from tokengate.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
     from tokengate.alerts.webhook import Receiver, Webhook
+
+if TYPE_CHECKING:
+    from tokengate.telemetry.spans import Spans
 
 SETTLE_GRACE_S: Final = 5
 """How long a stop waits for charges to be posted, even where it waits less for answers."""
@@ -230,6 +234,19 @@ async def _telling(settings: Settings, ledger: RedisLedger, owner: str) -> Async
             await dispatcher.aclose()
 
 
+def _open_traces(metrics: Metrics | None, *, propagate: bool) -> tuple[Tracing | None, "Spans | None"]:
+    """What OpenTelemetry's variables ask for, which are the environment's alone, as everywhere else."""
+    if not traces.wanted(os.environ):
+        return (Tracing(None, propagate=True) if propagate else None), None
+    try:
+        from tokengate.telemetry.spans import open_spans  # noqa: PLC0415 - 8 MB that only traces need
+    except ImportError as error:
+        log.error("traces are wanted, and OpenTelemetry is not there: install tokengate[otel]", missing=error.name)
+        return (Tracing(None, propagate=True) if propagate else None), None
+    counted = metrics.traced if metrics is not None else lambda _, __: None
+    return Tracing(traces.sampler(os.environ), propagate=propagate), open_spans(counted)
+
+
 @asynccontextmanager
 async def open_app(
     settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
@@ -271,7 +288,10 @@ async def open_app(
             rollup = Rollup(inner.tally, settings.tenant)
             stack.push_async_callback(rollup.aclose)
         level_min = logging.getLevelNamesMapping()[settings.log_level]
-        telemetry = Telemetry(write_stdout, level_min, metrics=metrics, rollup=rollup)
+        tracing, spans = _open_traces(metrics, propagate=settings.trace_propagate_upstream)
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.close)
+        telemetry = Telemetry(write_stdout, level_min, metrics=metrics, rollup=rollup, tracing=tracing, spans=spans)
         stack.callback(telemetry.flush)
         gate = Gate(
             ledger,

@@ -268,3 +268,8 @@ class Outcome(Struct, frozen=True, gc=False):
     answered_us: int | None = None
     """When the provider's answer, or as much of it as came, had been read."""
     trace: Trace | None = None
+    method: str = ""
+    path: str = ""
+    """As it was asked for, up to a bound."""
+    route: str = ""
+    """The row of the endpoint table: a path that may end in `/*`; empty if there is none."""

@@ -7,7 +7,7 @@ admitted call must be settled, once, however it ends.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -192,8 +192,11 @@ class Gate:
         seen = await self._count_seen(ticket, reading)
         return Charge(Ending.CUT, self._cost(ticket, seen), True, seen)
 
-    def settle(self, ticket: Ticket, charge: Charge) -> None:
-        """Post a charge: soon, together with others, and again until it is known to be posted."""
+    def settle(self, ticket: Ticket, charge: Charge, told: Callable[[bool], None] | None = None) -> None:
+        """Post a charge: soon, together with others, and again until it is known to be posted.
+
+        `told` hears once whether it is known to be posted, or will be repeated.
+        """
         self._held.discard(ticket.hold_id)
         settlement = Settlement(
             ticket.hold_id,
@@ -206,7 +209,15 @@ class Gate:
             charge.usage,
         )
         self._under_way += 1
-        self._ledger.settle_soon(settlement, self._settled)
+        if told is None:
+            self._ledger.settle_soon(settlement, self._settled)
+            return
+
+        def settled(settlement: Settlement, known: bool) -> None:
+            self._settled(settlement, known)
+            told(known)
+
+        self._ledger.settle_soon(settlement, settled)
 
     def _settled(self, settlement: Settlement, known: bool) -> None:
         self._under_way -= 1

@@ -126,12 +126,14 @@ class Visit:
         "receive",
         "received_ns",
         "request_id",
+        "route",
         "send",
         "session",
         "started_ms",
         "started_ns",
         "stream",
         "task",
+        "trace",
         "waited_us",
     )
 
@@ -145,6 +147,8 @@ class Visit:
         self.received_ns = self.admitted_ns = self.dispatched_ns = 0
         self.waited_us = 0
         self.code_class: str | None = None
+        tracing = proxy.telemetry.tracing
+        self.trace = tracing.begin(scope["headers"]) if tracing is not None else None
         self.inbound = Inbound(scope)
         extensions = scope["extensions"]
         self.connection: Connection = extensions[CONNECTION]
@@ -153,7 +157,7 @@ class Visit:
         self.path = ""
         """As it was written, without the prefix that chose its destination."""
         self.destination: Destination | None = None
-        self.endpoint = self.provider = ""
+        self.endpoint = self.provider = self.route = ""
         self.model = ""
         self.stream = False
         self.session: Session | None = None
@@ -178,6 +182,7 @@ class Visit:
         if route is None or not _plain(inbound.path):
             return await self.refuse(_no_route(proxy.router, inbound, path))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
+        self.route = route.path
         try:
             if route.refused:
                 await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, route.refused))
@@ -244,7 +249,7 @@ class Visit:
         self.exchange = exchange = Exchange(proxy.gate, destination.transport, self.dialect, ticket, self.send)
         progress = exchange.progress
         try:
-            url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
+            url, headers = destination.url(self.path, inbound.query), self._headers(destination)
             body = ticket.request.body(ticket.output_cap_tokens)
             self.dispatched_ns = time.perf_counter_ns()
             await exchange.run(url, headers, body)
@@ -280,7 +285,8 @@ class Visit:
         self._settle(ticket, progress, await self.proxy.gate.assess_by_counting(ticket, reading))
 
     def _settle(self, ticket: Ticket, progress: Progress, charge: Charge) -> None:
-        self.proxy.gate.settle(ticket, charge)
+        told = self.proxy.telemetry.settling(self.trace, charge.cost_nano) if self.trace is not None else None
+        self.proxy.gate.settle(ticket, charge, told)
         self._record(
             progress.status if progress.started else STATUS[progress.reason] if progress.reason else CLIENT_CLOSED,
             ticket=ticket,
@@ -302,7 +308,8 @@ class Visit:
             if isinstance(read, Refusal):
                 return await self.refuse(read)
             body = read
-        url, headers = destination.url(self.path, inbound.query), destination.headers(inbound)
+            self.received_ns = time.perf_counter_ns()
+        url, headers = destination.url(self.path, inbound.query), self._headers(destination)
         self.connection.on_lost = self._caller_left
         self.dispatched_ns = time.perf_counter_ns()
         try:
@@ -438,12 +445,25 @@ class Visit:
                 admitted_us=(self.admitted_ns - started_ns) // 1000 if self.admitted_ns else None,
                 dispatched_us=(dispatched_ns - started_ns) // 1000 if dispatched_ns else None,
                 answered_us=(answered_ns - started_ns) // 1000 if answered_ns else None,
+                trace=self.trace,
+                method=self.inbound.method,
+                path=self.inbound.path[:PATH_CHARS_SHOWN],
+                route=self.route,
             )
         )
 
     def _priced_model(self) -> str:
         """What the price table calls the model that was asked for, if it knows it."""
-        return self.proxy.gate.prices.lookup(self.model).name if self.model else ""
+        if not self.model or self.destination is None:
+            return ""
+        return self.proxy.gate.prices.lookup(self.model, self.destination.section).name
+
+    def _headers(self, destination: Destination) -> list[tuple[bytes, bytes]]:
+        """The headers that go on; the caller's trace is among them only if providers are to be told."""
+        headers, trace, tracing = destination.headers(self.inbound), self.trace, self.proxy.telemetry.tracing
+        if trace is None or tracing is None:
+            return headers
+        return [*headers, *tracing.upstream_headers(trace)]
 
 
 def _this_task() -> "asyncio.Task[object]":

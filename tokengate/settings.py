@@ -257,6 +257,7 @@ class Settings(BaseSettings):
     data_dir: Folder = Field(default_factory=lambda: default_data_dir(os.environ))
 
     metrics: bool = True
+    trace_propagate_upstream: bool = False
 
     body_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=BODY_BYTES_MAX)] = 32 * 1024 * 1024
     header_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=HEADER_BYTES_MAX)] = 32 * 1024
@@ -440,6 +441,9 @@ def _misspelt(from_file: Mapping[str, str]) -> list[str]:
 
     warnings = []
     for name in strange:
+        if name.upper().startswith("OTEL_"):
+            warnings.append(f"{ENV_FILE} sets {name}, which counts in the environment alone, as OpenTelemetry has it")
+            continue
         close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
         if close:
             warnings.append(f"{ENV_FILE} sets {name}, which is no setting: did you mean {close[0]}?")

@@ -123,7 +123,7 @@ def line(outcome: Outcome) -> Line:
         None if first_byte_us is None else first_byte_us / 1000,
         outcome.waited_us / 1000 if outcome.waited_us else None,
         None if trace is None else trace.trace_id,
-        None if trace is None else trace.span_id,
+        None if trace is None else trace.span_id or None,
         outcome.reason,
         outcome.error,
     )
