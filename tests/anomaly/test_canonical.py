@@ -27,6 +27,9 @@ SAME_BY_PROGRAMS = [
     pytest.param(f"job {UUIDS[0]}", f"job {UUIDS[1]}", id="a UUID"),
     pytest.param("<Page at 0x7f3a2b4c5d60>", "<Page at 0x7f0000000010>", id="an address in memory"),
     pytest.param("1 failed in 0.12s", "1 failed in 13.07s", id="how long tests took"),
+    pytest.param("Attempt 3 of 9: deadlock", "Attempt 4 of 9: deadlock", id="the number of an attempt"),
+    pytest.param("gave up (retry #3)", "gave up (retry #12)", id="the number of a retry"),
+    pytest.param('{"e": 1, "attempt": 3}', '{"e": 1, "attempt": 4}', id="an attempt by name"),
     pytest.param("a  b\n\nc", "a b c ", id="whitespace"),
     pytest.param('{"a": 1, "b": [2]}', '{ "b": [2],\n "a": 1 }', id="JSON in another order"),
     pytest.param('{"ok": false, "request_id": "r1"}', '{"ok": false, "request_id": "r2"}', id="a request id"),
@@ -46,6 +49,7 @@ DIFFERENT = [
     pytest.param("order 1234567890123", "order 1234567890124", id="a long number that is no time"),
     pytest.param('{"a": [1, 2]}', '{"a": [2, 1]}', id="the order of a list"),
     pytest.param('{"order_id": "1"}', '{"order_id": "2"}', id="an id of a thing"),
+    pytest.param("Attempts: try 3 eggs", "Attempts: try 4 eggs", id="what is tried"),
     pytest.param("Ready in 20s", "Ready in 10s", id="a time to wait"),
     pytest.param("a", "A", id="letter case"),
 ]

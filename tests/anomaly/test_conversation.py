@@ -1,5 +1,6 @@
 """What a conversation repeats, in every provider's notation, and in which words that is said."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tokengate.anomaly import Mark
 from tokengate.anomaly.conversation import cycle
 
 SEARCH = used("search", {"query": "x"}, "nothing")
+OPEN = used("open", {"name": "b"}, "no such file")
 READ = used("read", {"path": "a.md", "line": 7}, "text")
 
 
@@ -48,6 +50,33 @@ def test_what_the_model_says_beside_it_does_not_matter() -> None:
     assert tail(user("q"), *times(1, *sorry)) == ("t", 4, "called the tool search('x')")
     between = [message for part in sorry for message in [*part, answer("Let me look again.")]][:-1]
     assert tail(user("q"), *between)[1] == 4
+
+
+def test_a_few_exchanges_in_no_order() -> None:
+    rounds = [order for _ in range(5) for order in ([SEARCH, READ, OPEN], [READ, OPEN, SEARCH], [READ, SEARCH, OPEN])]
+    flailing = [exchange for order in rounds for exchange in order]
+    kind, repeats, what = tail(user("q"), *times(1, *flailing[:24]))
+    assert (kind, repeats) == ("T", 8)
+    assert what.startswith("called the tools ")
+    assert {"search('x')", "read(path='a.md', line=7)", "open('b')"} == set(re.findall(r"\w+\([^)]*\)", what))
+    # One that is new is something learnt.
+    assert tail(user("q"), *times(1, *flailing), *used("search", {"query": "y"}, "something"))[1] == 0
+    # The mark is that of the set: it stays the same while the order changes.
+    marks = {mark({"model": "m", "messages": [user("q"), *times(1, *flailing[:n])]}).tail for n in range(20, 40)}
+    assert len(marks) == 1
+
+
+def test_five_exchanges_in_no_order_are_work() -> None:
+    kinds = [used("read", {"path": f"{n}.md"}, "text") for n in range(5)]
+    order = [0, 1, 2, 3, 4, 1, 0, 2, 4, 3, 2, 0, 1, 3, 4, 0, 2, 1, 4, 3, 1, 2, 0, 4, 3]
+    assert tail(user("q"), *times(1, *[kinds[n] for n in order]))[1] == 0
+
+
+def test_the_same_sentence_after_each_result_changes_nothing() -> None:
+    nudged = [
+        [*used("search", {"query": "x"}, "nothing", said=f"Thought {n}."), user("What is next?")] for n in range(6)
+    ]
+    assert tail(user("q"), *times(1, *nudged)) == ("m", 6, "repeated the last 3 messages")
 
 
 def test_what_a_user_says_begins_anew() -> None:

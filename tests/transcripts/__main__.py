@@ -1,12 +1,17 @@
-"""`python -m tests.transcripts write` generates the transcripts anew, `record` records those of real frameworks anew."""
+"""What the anomaly rules make of the transcripts that are kept, and the writing of these transcripts.
+
+python -m tests.transcripts           print the table, with each verdict and its evidence
+python -m tests.transcripts write     generate the transcripts anew
+python -m tests.transcripts record    record those of real frameworks anew
+"""
 
 import asyncio
 import sys
 
-from tests.transcripts.collection import GENERATED, files, write
+from tests.transcripts.collection import GENERATED, files, transcripts, write
 
 
-def generate() -> None:
+def generate() -> str:
     """Write the files of the folder `generated`."""
     made = files()
     for stale in GENERATED.iterdir():
@@ -14,15 +19,21 @@ def generate() -> None:
             stale.unlink()
     for name, text in made.items():
         write(GENERATED / name, text)
-    print(f"{len(made)} files in {GENERATED}")  # noqa: T201 - it is a command
+    return f"{len(made)} files in {GENERATED}"
 
 
 match sys.argv[1:]:
+    case []:
+        from tests.transcripts.evaluation import table
+        from tokengate.settings import Settings
+
+        said = "\n".join(asyncio.run(table(transcripts(), Settings())))
     case ["write"]:
-        generate()
+        said = generate()
     case ["record"]:
         from tests.transcripts import record
 
-        asyncio.run(record.main())
+        said = asyncio.run(record.main())
     case _:
         raise SystemExit(__doc__)
+print(said)  # noqa: T201 - it is a command

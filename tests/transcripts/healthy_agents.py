@@ -73,6 +73,25 @@ def job_polled_with_back_off(tape: Tape) -> None:
 
 
 @healthy
+def job_polled_every_ten_seconds(tape: Tape) -> None:
+    """A job is looked at every ten seconds for two minutes, and stays what it is."""
+    chat = Chat(tape, system=ASSISTANT, tools=[STATUS]).user("Tell me when job 71 is done.")
+    for _ in range(12):
+        chat.use(("job_status", {"job": "71"}, {"state": "queued"}), took_s=(10, 10.5))
+    chat.ask("It is still in its queue.")
+
+
+@healthy
+def job_polled_with_a_small_back_off(tape: Tape) -> None:
+    """A job is looked at after 1, 2, 4, 8 seconds, and then every fifteen."""
+    chat = Chat(tape, system=ASSISTANT, tools=[STATUS]).user("Tell me when job 71 is done.")
+    for turn in range(14):
+        pause = min(2**turn, 15)
+        chat.use(("job_status", {"job": "71"}, {"state": "running"}), took_s=(pause, pause * 1.1))
+    chat.ask("It still runs.")
+
+
+@healthy
 def job_polled_with_a_sleep(tape: Tape) -> None:
     """The agent has a tool to sleep for a minute with, and uses it between looks at a job that stays what it is."""
     chat = Chat(tape, system=ASSISTANT, tools=[STATUS, tool("sleep", seconds="how long")]).user("Wait for job 71.")

@@ -78,7 +78,7 @@ async def recorded(store: str, name: str, run: Run, options: SimulateOptions) ->
     return list(recorder.lines.values())
 
 
-async def main() -> None:
+async def main() -> str:
     """Record every run anew."""
     labels: dict[str, dict[str, Any]] = {}
     runs: dict[str, tuple[Run, bool]] = {}
@@ -96,3 +96,4 @@ async def main() -> None:
             lines = await recorded(store.url, name, run, options)
             write(RECORDED / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     write(RECORDED / LABELS, (json.dumps(labels, indent=1) + "\n").encode())
+    return f"{len(labels)} transcripts in {RECORDED}"

@@ -223,15 +223,15 @@ def stuck_among_many(tape: Tape) -> None:
     tape.together([stuck, *(partial(work, task) for task in tasks[1:])], 6)
 
 
-@runaway("three calls of the tool")
+@runaway("one round of the three searches")
 def flailing(tape: Tape) -> None:
-    """A model goes to and fro between three searches, in no order, which find what they found before."""
+    """A model goes to and fro between three searches, in another order each time, which find what they found before."""
     chat = Chat(tape, system=ASSISTANT, tools=[SEARCH]).user(tape.prose(1))
     searches = [("search", {"query": tape.words(2)}, tape.sentence()) for _ in range(3)]
     for _ in range(times(tape)):
         tape.repeat()
-        for _ in range(3):
-            chat.use(tape.pick(*searches))
+        for search in tape.random.sample(searches, 3):
+            chat.use(search)
 
 
 @runaway("one call of the tool")
@@ -243,3 +243,23 @@ def attempts_counted(tape: Tape) -> None:
         tape.repeat()
         error = {"error": "deadlock detected", "attempt": attempt, "retryable": True}
         chat.use(("run_sql", {"query": query}, error))
+
+
+@runaway("one call of the tool")
+def nudged_after_each_result(tape: Tape) -> None:
+    """After each result the agent's code adds the same sentence of its own; the model thinks aloud, and calls the same."""
+    chat = Chat(tape, model="gpt-4o", system=ASSISTANT, tools=[FETCH]).user(tape.prose(2))
+    for _ in range(times(tape)):
+        tape.repeat()
+        chat.use(("fetch", {"url": "https://example.com/login"}, "403 Forbidden"), said=tape.sentence())
+        chat.user("Determine which tool to use next, and use it.")
+
+
+@runaway("one call of the tool")
+def slow_tool_loop(tape: Tape) -> None:
+    """A tool takes some seconds each time to say that it has found nothing, and the model some more to call it again."""
+    chat = Chat(tape, model="gpt-5", system=ASSISTANT, tools=[FETCH]).user(tape.prose(1))
+    for _ in range(times(tape)):
+        tape.repeat()
+        use = ("fetch", {"url": "https://example.com/slow"}, "Error: the page could not be loaded")
+        chat.use(use, took_s=(3, 7))

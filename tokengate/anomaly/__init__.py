@@ -95,7 +95,7 @@ class Rules(Struct, frozen=True, gc=False):
     tool_loops: Mode = Mode.ENFORCE
     tool_loop_repeats: int = 7
     """How often a conversation may not say the same in a row."""
-    pause_ms: int = 20_000
+    pause_ms: int = 8_000
     """Repetitions are a loop if the pause between an answer and the next request is not longer than this in the mean:
     somebody who asks the same every half minute is looking whether anything has changed."""
     growth: Mode = Mode.ENFORCE

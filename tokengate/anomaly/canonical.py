@@ -64,6 +64,11 @@ _ADDRESS: Final = re.compile(rb"0x[0-9a-fA-F]{6,16}\b")
 _TOOK: Final = re.compile(rb"\.\d+ ?(?:s|ms|secs?|seconds)\b")
 _TOOK_BEGIN: Final = re.compile(rb"\d*\Z")
 
+_COUNTED: Final = re.compile(
+    rb"\b(?:attempt|retry)(?:[ _](?:no\.?|number|count))?[ #:]{1,2}\d+(?: ?(?:/|of) ?\d+)?", re.IGNORECASE
+)
+"""Which attempt it is: whoever counts them has learnt nothing from those before."""
+
 _LABEL: Final = re.compile(
     rb"(?:time|now|clock|timestamp|today|trace|request|correlation|span|run|session)(?![a-z])[\w .]{0,12}\W{0,4}\Z",
     re.IGNORECASE,
@@ -72,7 +77,7 @@ _LABEL: Final = re.compile(
 
 _PASSING: Final = re.compile(
     rb'"(?:[xX][-_])?(?:(?:request|trace|span|correlation|run|session|event|message|operation)[-_]?[iI][dD]'
-    rb"|timestamp|ts|(?:elapsed|duration|took|latency|response_time|runtime)(?:_?(?:ms|s|sec|seconds|us|ns))?"
+    rb"|attempts?|retry|retries|(?:attempt|retry)_?(?:number|count)|timestamp|ts|(?:elapsed|duration|took|latency|response_time|runtime)(?:_?(?:ms|s|sec|seconds|us|ns))?"
     rb'|(?:server|current|fetched|checked|generated|retrieved|queried)_?(?:time|at))":(?:"[^"]*"|-?[0-9.eE+-]+)'
 )
 """Members of JSON that tell one answer of a tool from the next and are not what was asked for."""
@@ -199,6 +204,8 @@ def _constant(text: bytes, is_json: bool, by: By) -> bytes:
             spans += islice(_took(text), most)
         if is_json:
             spans += islice((found.span() for found in _PASSING.finditer(text)), most)
+    if b"ttempt" in text or b"etry" in text:
+        spans += islice((found.span() for found in _COUNTED.finditer(text)), most)
     return _without(text, spans) if spans else text
 
 

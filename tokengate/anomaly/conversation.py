@@ -27,6 +27,9 @@ ARGUMENTS_CHARS_MAX: Final = 16 * 1024
 
 _BY: Final = {"assistant": By.MODEL, "model": By.MODEL, "system": By.PROGRAM, "developer": By.PROGRAM}
 _RESULT_ROLES: Final = ("tool", "function")
+FLAILING_MAX: Final = 4
+"""How many exchanges without an order are told from work."""
+
 STEP_CHARS_MIN: Final = 32
 """The least that is a step of an agent that keeps its steps in one text."""
 
@@ -167,11 +170,31 @@ def _repeated_exchanges(messages: list[Any], turns: list[Turn]) -> Repeated | No
         if len(acts) == PERIOD_MAX + 1 and acts[0] not in acts[1:]:
             return None
     period, repeats = cycle(acts, PERIOD_MAX) if acts else (0, 0)
+    if len(acts) > PERIOD_MAX and (flailing := _flailing(messages, acts, begins, repeats)):
+        return flailing
     if not period:
         return None
     calls = [_words(name, given) for message in messages[begins[period - 1] :] for name, given in _called(message)]
     what = f"called the tool{'s' * (len(calls) > 1)} {_some(calls)}"
     return Repeated(f"{'t' if period == 1 else 'T'}{encoded(total(acts[:period]))}", repeats, what)
+
+
+def _flailing(messages: list[Any], acts: list[bytes], begins: list[int], above: int) -> Repeated | None:
+    """A few exchanges again and again, in whatever order, if each came more than `above` times in the mean."""
+    different: dict[bytes, int] = {}
+    best, among = max(above, TAIL_REPEATS_MIN - 1), 0
+    for place, act in enumerate([*acts, b""]):
+        if act not in different:
+            if different and place // len(different) > best:
+                best, among = place // len(different), len(different)
+            if len(different) == FLAILING_MAX:
+                break
+            different[act] = place
+    if not among:
+        return None
+    kinds = sorted(list(different.items())[:among])
+    calls = [_words(*call) for _, place in kinds for call in _called(messages[begins[place]])]
+    return Repeated(f"T{encoded(of_digests(*[act for act, _ in kinds]))}", best, f"called the tools {_some(calls)}")
 
 
 def _exchanges(turns: list[Turn]) -> Iterator[tuple[bytes, int]]:
@@ -200,7 +223,8 @@ def _repeated_messages(turns: list[Turn]) -> Repeated | None:
     near = turns[-2 * PERIOD_MAX - 1 : -1]
     if not any(each.digest == last for each in near):
         return None
-    digests = [each.digest for each in reversed(turns)]
+    # What the model says beside a call does not matter here either.
+    digests = [each.act if each.kind is Kind.CALL else each.digest for each in reversed(turns)]
     period, repeats = cycle(digests, 2 * PERIOD_MAX)
     if not period:
         return None
