@@ -34,6 +34,7 @@ from tests.support.kubernetes import Manifest, restricted_faults, validate
 from tokengate import __version__, cli
 from tokengate.injector import sidecar
 from tokengate.injector.policy import Policy, parse
+from tokengate.injector.webhook import PATH
 from tokengate.settings import NAMES, SECRETS
 
 GOLDEN: Final[Manifest] = yaml.safe_load((Path(__file__).parent / "golden" / "sidecar-container.yaml").read_text())
@@ -297,6 +298,10 @@ class TestModes:
         assert (rule["resourceNames"], rule["verbs"]) == ([hook], ["get", "patch"])
         assert one(rendered, "RoleBinding")["subjects"][0]["name"] == "tg-tokengate-certificates"
 
+    def test_the_webhooks_ask_where_the_injector_answers(self, chart: Chart) -> None:
+        for webhook in one(chart.case("default"), "MutatingWebhookConfiguration")["webhooks"]:
+            assert webhook["clientConfig"]["service"]["path"] == PATH
+
     @pytest.mark.parametrize("name", CASES)
     def test_commands_take_the_arguments_they_are_given(self, chart: Chart, name: str) -> None:
         for manifest in chart.case(name):
@@ -512,6 +517,15 @@ class TestTheInjector:
         assert rendered["volumes"] == sidecar.volumes(policy)
         assert {each["name"]: each["value"] for each in rendered["agentEnv"]} == sidecar.agent_environment(policy)
 
+    @pytest.mark.parametrize(
+        ("name", "mode", "allow"), [("default", "none", ()), ("egress-drop", "drop", ("192.0.2.53",))]
+    )
+    def test_it_is_told_whether_pods_are_to_be_closed(
+        self, chart: Chart, name: str, mode: str, allow: tuple[str, ...]
+    ) -> None:
+        policy = parse(one(chart.case(name), "ConfigMap", "-policy")["data"]["policy.yaml"].encode())
+        assert (policy.egress.mode, policy.egress.allow) == (mode, allow)
+
     def test_only_what_a_policy_has_is_in_it(self, chart: Chart) -> None:
         given = yaml.safe_load(one(chart.case("default"), "ConfigMap", "-policy")["data"]["policy.yaml"])
         assert given.keys() == {field.encode_name for field in msgspec.structs.fields(Policy)}
@@ -537,6 +551,8 @@ class TestTheLibrary:
             "runs as root",
         ]
         assert closing["securityContext"]["capabilities"]["add"] == ["NET_ADMIN"]
+        drop = {"user": 10001, "egress": {"mode": "drop", "allow": ["192.0.2.0/24", "2001:db8::1"]}}
+        assert closing == sidecar.egress(parse(json.dumps(drop).encode()))
         given = closing["args"][1::2]
         assert given[0] == "gate_uid=10001"
         assert given[1:3] == ["allowed_v4={127.0.0.0/8, 192.0.2.0/24}", "allowed_v6={::1, 2001:db8::1}"]

@@ -72,8 +72,8 @@ class TestGoldenPods:
         validate(after, EDGES)
         assert golden.pod == before
         place = "containers" if golden.policy.form == "legacy" else "initContainers"
-        assert after["spec"][place][0]["name"] == "tokengate" or golden.name == "another-mesh"
-        assert list(restricted_faults(after["spec"][place][0])) == []
+        [ours] = [each for each in after["spec"][place] if each["name"] == "tokengate"]
+        assert list(restricted_faults(ours)) == []
         again = golden.decide(after)
         assert (again.result, again.operations) == (Result.UNCHANGED, ())
 
@@ -174,6 +174,58 @@ class TestAgain:
             after["metadata"]["annotations"]["tokengate.io/config-hash"] == policy.config_hash() != POLICY.config_hash()
         )
         assert "http://127.0.0.1:9800/v1" in {each["value"] for each in after["spec"]["containers"][0]["env"]}
+
+
+class TestClosedPods:
+    CLOSED = GoldenPod("closed")
+
+    def after(self) -> dict[str, Any]:
+        return self.CLOSED.patched(self.CLOSED.decide())
+
+    def test_what_closes_it_is_first_and_the_gate_is_second(self) -> None:
+        names = [each["name"] for each in self.after()["spec"]["initContainers"]]
+        assert names == ["tokengate-egress", "tokengate", "fetch"]
+
+    @pytest.mark.parametrize("name", ["tokengate-egress", "tokengate"])
+    def test_one_that_was_taken_away_comes_back(self, name: str) -> None:
+        pod = self.after()
+        pod["spec"]["initContainers"] = [each for each in pod["spec"]["initContainers"] if each["name"] != name]
+        decision = self.CLOSED.decide(pod)
+        changed = jsonpatch.apply_patch(pod, list(decision.operations))
+        assert {each["name"] for each in changed["spec"]["initContainers"]} == {
+            "tokengate-egress",
+            "tokengate",
+            "fetch",
+        }
+        assert self.CLOSED.decide(changed).result is Result.UNCHANGED
+
+    @pytest.mark.parametrize(
+        "tamper",
+        [
+            lambda ours: ours["args"].__setitem__(1, "gate_uid=1000"),
+            lambda ours: ours.update(restartPolicy="Always"),
+            lambda ours: ours.update(command=["true"]),
+        ],
+    )
+    def test_one_of_another_make_is_put_back(self, tamper: Callable[[dict[str, Any]], Any]) -> None:
+        before = self.after()
+        pod = copy.deepcopy(before)
+        tamper(pod["spec"]["initContainers"][0])
+        decision = self.CLOSED.decide(pod)
+        assert [operation["op"] for operation in decision.operations] == ["replace"]
+        assert jsonpatch.apply_patch(pod, list(decision.operations)) == before
+
+    def test_with_a_gate_that_is_there_indices_are_right(self) -> None:
+        """The gate is put back where it has come to stand once the other one is before it."""
+        pod = patched(BARE.pod)
+        safe = {"securityContext": {"runAsUser": 1000, "allowPrivilegeEscalation": False}}
+        pod["spec"]["containers"][0] |= safe
+        pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "m", **safe})
+        pod["spec"]["initContainers"][1]["image"] = "example.com/other"
+        decision = decide(pod, self.CLOSED.policy, "agents")
+        after = jsonpatch.apply_patch(pod, list(decision.operations))
+        assert [each["name"] for each in after["spec"]["initContainers"]] == ["tokengate-egress", "mesh", "tokengate"]
+        assert after["spec"]["initContainers"][2] == GOLDEN["container"]
 
 
 class TestEphemeralContainers:

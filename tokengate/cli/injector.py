@@ -76,7 +76,16 @@ def certs(
         fail("--renew-before-days is not less than --days: every run would renew", code=2)
     try:
         cluster = Cluster.of_this_pod(os.environ, service_account)
-        plan = Plan(namespace or cluster.namespace, service, secret, webhooks, days, renew_before_days, force, distrust)
+        plan = Plan(
+            namespace or cluster.namespace,
+            service,
+            secret,
+            webhooks,
+            days=days,
+            renew_before_days=renew_before_days,
+            force=force,
+            distrust=distrust,
+        )
         outcome = Rotation(cluster, plan).run()
     except ClusterError as error:
         fail(str(error), code=1)

@@ -31,6 +31,8 @@ from tokengate.injector.sidecar import (
     Manifest,
     agent_environment,
     container,
+    egress,
+    places,
     volumes,
 )
 
@@ -114,7 +116,7 @@ def decide(manifest: Manifest, policy: Policy, namespace: str, workload: str = "
         agent = agent_named(workload) if workload else agent_of(pod.metadata)
     changes = _Changes(manifest, pod, policy)
     changes.environments()
-    changes.sidecar()
+    changes.containers()
     changes.volumes()
     changes.pull_secrets()
     changes.marks(agent)
@@ -200,37 +202,49 @@ class _Changes:
         self._manifest = manifest
         self._pod = pod
         self._policy = policy
-        self._place = "initContainers" if policy.form == "native" else "containers"
+        self._places = places(policy)
+        self._moved: dict[str, int] = {}
+        """By how much the indices in a list have grown."""
+        self._made: set[str] = set()
 
     def environments(self) -> None:
         """Point every other container at the gate, whatever it was pointed at."""
         wanted = agent_environment(self._policy)
-        for place, index, each in others(self._pod):
+        for place, index, each in others(self._pod, self._policy):
             if place != "ephemeralContainers":
                 self._environment(f"/spec/{place}/{index}/env", each, wanted)
 
-    def sidecar(self) -> None:
-        """Add the gate, before all others; or put back what differs from it."""
-        ours = container(self._policy, self._session())
-        listed = self._listed(self._manifest["spec"], self._place, f"/spec/{self._place}")
-        index = next((index for index, each in enumerate(listed) if each["name"] == CONTAINER), None)
+    def containers(self) -> None:
+        """Add the gate, before all others, and before it what closes the pod; or put back what differs from ours."""
+        self._container(container(self._policy, self._session()))
+        if self._policy.egress.mode == "drop":
+            self._container(egress(self._policy))
+
+    def _container(self, ours: Manifest) -> None:
+        name = ours["name"]
+        place = self._places[name]
+        listed = self._listed(self._manifest["spec"], place, f"/spec/{place}")
+        index = next((index for index, each in enumerate(listed) if each["name"] == name), None)
         if index is None:
-            self._add(f"/spec/{self._place}/0", ours)
-        elif same(ours, listed[index]):
+            self._add(f"/spec/{place}/0", ours)
+            self._moved[place] = self._moved.get(place, 0) + 1
             return
-        elif same(ours, {**listed[index], "restartPolicy": ours.get("restartPolicy")}):
+        found, path = listed[index], f"/spec/{place}/{index + self._moved.get(place, 0)}"
+        if same(ours, found):
+            return
+        if "restartPolicy" not in found and same(ours, {**found, "restartPolicy": ours.get("restartPolicy")}):
             # Another webhook read the pod with types from before Kubernetes 1.28, and so lost the field.
-            self._add(f"/spec/{self._place}/{index}/restartPolicy", ours["restartPolicy"])
+            self._add(f"{path}/restartPolicy", ours["restartPolicy"])
         else:
-            self.operations.append({"op": "replace", "path": f"/spec/{self._place}/{index}", "value": ours})
-            self._warn(f"container {CONTAINER} was not as the injector makes it; it was put back")
+            self.operations.append({"op": "replace", "path": path, "value": ours})
+            self._warn(f"container {name} was not as the injector makes it; it was put back")
 
     def volumes(self) -> None:
         """Add what the gate mounts; or put back what differs from it."""
         listed = self._listed(self._manifest["spec"], "volumes", "/spec/volumes")
-        places = {each["name"]: index for index, each in enumerate(listed)}
+        found = {each["name"]: index for index, each in enumerate(listed)}
         for ours in volumes(self._policy):
-            index = places.get(ours["name"])
+            index = found.get(ours["name"])
             if index is None:
                 self._add("/spec/volumes/-", ours)
             elif not same(ours, listed[index]):
@@ -254,7 +268,7 @@ class _Changes:
         }
         if self._policy.form == "legacy":
             # The gate stands first; `kubectl logs` and `exec` would take it for the main container.
-            first = next((each.name for place, _, each in others(self._pod) if place == "containers"), "")
+            first = next((each.name for place, _, each in others(self._pod, self._policy) if place == "containers"), "")
             given = (self._pod.metadata.annotations or {}).get(DEFAULT_CONTAINER_ANNOTATION)
             annotations[DEFAULT_CONTAINER_ANNOTATION] = given or first
         self._map("labels", self._pod.metadata.labels, {SIDECAR_LABEL: "true"})
@@ -309,7 +323,8 @@ class _Changes:
     def _listed(self, parent: Manifest, name: str, path: str) -> list[Manifest]:
         """A list of the pod; if there is none, an operation makes it."""
         listed: list[Manifest] | None = parent.get(name)
-        if listed is None:
+        if listed is None and path not in self._made:
+            self._made.add(path)
             self._add(path, [])
         return listed or []
 

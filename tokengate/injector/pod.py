@@ -66,6 +66,7 @@ class Capabilities(View):
 class SecurityContext(View):
     run_as_user: int | None = None
     privileged: bool | None = None
+    allow_privilege_escalation: bool | None = None
     capabilities: Capabilities | None = None
 
 

@@ -4,6 +4,7 @@ Nothing of it can be said by a pod. A policy that cannot be used is refused in w
 """
 
 import hashlib
+import ipaddress
 import re
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +20,8 @@ POLICY_BYTES_MAX: Final = 64 * 1024
 SETTINGS_MAX: Final = 64
 """How many settings a policy may give to the sidecar."""
 
+NETWORKS_MAX: Final = 64
+
 CONFIG_HASH_CHARACTERS: Final = 12
 
 Port = Annotated[int, Meta(ge=1024, le=PORT_MAX)]
@@ -27,6 +30,7 @@ UserId = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 SecretName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.[0-9]{1,9})?([EPTGMK]i|[EPTGMkm])?$")]
 Image = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/@-]{0,511}$")]
+Network = Annotated[str, Meta(max_length=49)]
 Provider = Literal["openai", "anthropic", "gemini"]
 SessionRule = Literal["header", "strict", "pod"]
 
@@ -54,6 +58,15 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit: Quantity = msgspec.field(name="memoryLimit", default="256Mi")
 
 
+class Egress(Struct, frozen=True, forbid_unknown_fields=True):
+    """What may leave a pod besides the gate's own traffic."""
+
+    mode: Literal["none", "drop"] = "none"
+    """`drop`: rules in the pod's own network let out nobody but the gate's user."""
+    allow: Annotated[tuple[Network, ...], Meta(max_length=NETWORKS_MAX)] = ()
+    """Addresses and networks that the agent may reach nevertheless."""
+
+
 class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """See the module; the members are described in docs/reference/injector.md."""
 
@@ -73,6 +86,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
         default_factory=lambda: {"DEFAULT_BUDGET": "10.00", "AGENT_BUDGET": "100.00", "AGENT_BUDGET_PERIOD": "day"}
     )
     resources: Resources = Resources()
+    egress: Egress = Egress()
     opt_out: bool = True
     node_access: bool = False
 
@@ -111,6 +125,11 @@ def _check(policy: Policy) -> None:
         raise PolicyError("port and statusPort are the same")
     if len(set(policy.providers)) != len(policy.providers):
         raise PolicyError("providers names one twice")
+    for network in policy.egress.allow:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise PolicyError(f"egress.allow: {network!r} is no address and no network in CIDR notation") from None
     for name in policy.settings:
         _check_setting(name)
     try:

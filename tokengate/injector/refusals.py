@@ -5,15 +5,15 @@ created the pod) for each fault. All are told at once. Pure.
 """
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Final
 
 from tokengate.domain import NAME_CHARACTERS_MAX
-from tokengate.injector.pod import Container, Pod
+from tokengate.injector.pod import Container, Pod, SecurityContext, Volume
 from tokengate.injector.policy import SESSION_RULES, Policy
-from tokengate.injector.sidecar import CONTAINER, SECRETS_VOLUME, SESSION_ANNOTATION, TMP_VOLUME
+from tokengate.injector.sidecar import CONTAINER, SECRETS_VOLUME, SESSION_ANNOTATION, TMP_VOLUME, places
 
 NODE_PATHS: Final = tuple(
     PurePosixPath(path)
@@ -30,6 +30,10 @@ NODE_PATHS: Final = tuple(
 """Where a node keeps Secrets of its pods, their processes, and the sockets that command them."""
 
 
+RULING: Final = frozenset({"ALL", "NET_ADMIN", "SETUID", "SYS_ADMIN"})
+"""Capabilities by which a process changes the rules of the network, or its user."""
+
+
 class Reason(StrEnum):
     """Why a pod was refused."""
 
@@ -42,6 +46,7 @@ class Reason(StrEnum):
     SIDECAR_NAME = "sidecar_name"
     SIDECAR_PORT = "sidecar_port"
     NODE_ACCESS = "node_access"
+    EGRESS_USER = "egress_user"
     NEVER_ENDS = "never_ends"
     NAME_TOO_LONG = "name_too_long"
     ANNOTATION_INVALID = "annotation_invalid"
@@ -57,14 +62,16 @@ def faults(pod: Pod, policy: Policy) -> Iterator[Fault]:
 
 
 def theft(pod: Pod, policy: Policy) -> Iterator[Fault]:
-    """That for which also a pod without a gate is refused: it takes what is for gates alone."""
-    yield from _secrets(pod, policy)
+    """That for which also a pod without a gate is refused: it takes what is for gates alone, by whatever name."""
+    containers = [container for _, _, container in pod.spec.every_container()]
+    yield from _taken(containers, pod.spec.volumes or (), policy)
 
 
-def others(pod: Pod) -> Iterator[tuple[str, int, Container]]:
-    """Every container but the sidecar, with its place."""
+def others(pod: Pod, policy: Policy) -> Iterator[tuple[str, int, Container]]:
+    """Every container that is none of ours, with its place."""
+    ours = places(policy)
     for place in pod.spec.every_container():
-        if place[2].name != CONTAINER:
+        if ours.get(place[2].name) != place[0]:
             yield place
 
 
@@ -92,7 +99,7 @@ def _namespaces(pod: Pod, policy: Policy) -> Iterator[Fault]:
 
 def _users(pod: Pod, policy: Policy) -> Iterator[Fault]:
     shared = pod.spec.security_context.run_as_user if pod.spec.security_context else None
-    for _, _, container in others(pod):
+    for _, _, container in others(pod, policy):
         own = container.security_context.run_as_user if container.security_context else None
         if (own if own is not None else shared) == policy.user:
             yield (
@@ -105,7 +112,13 @@ def _users(pod: Pod, policy: Policy) -> Iterator[Fault]:
 
 
 def _secrets(pod: Pod, policy: Policy) -> Iterator[Fault]:
-    for _, _, container in others(pod):
+    containers = [container for _, _, container in others(pod, policy)]
+    volumes = [volume for volume in pod.spec.volumes or () if volume.name != SECRETS_VOLUME]
+    yield from _taken(containers, volumes, policy)
+
+
+def _taken(containers: Sequence[Container], volumes: Sequence[Volume], policy: Policy) -> Iterator[Fault]:
+    for container in containers:
         used = {
             variable.value_from.secret_key_ref.name
             for variable in container.env or ()
@@ -117,17 +130,13 @@ def _secrets(pod: Pod, policy: Policy) -> Iterator[Fault]:
                 Reason.SIDECAR_SECRET,
                 f"container {container.name} takes variables from Secret {name}, which is for the gate alone.",
             )
-    for volume in pod.spec.volumes or ():
-        if volume.name != SECRETS_VOLUME:
-            for name in sorted(policy.secrets.intersection(volume.secrets())):
-                yield (
-                    Reason.SIDECAR_SECRET,
-                    f"volume {volume.name} shows Secret {name}, which is for the gate alone.",
-                )
+    for volume in volumes:
+        for name in sorted(policy.secrets.intersection(volume.secrets())):
+            yield Reason.SIDECAR_SECRET, f"volume {volume.name} shows Secret {name}, which is for the gate alone."
 
 
-def _volumes(pod: Pod, policy: Policy) -> Iterator[Fault]:  # noqa: ARG001 - a rule
-    for _, _, container in others(pod):
+def _volumes(pod: Pod, policy: Policy) -> Iterator[Fault]:
+    for _, _, container in others(pod, policy):
         for mount in container.volume_mounts or ():
             if mount.name in (SECRETS_VOLUME, TMP_VOLUME):
                 yield (
@@ -137,12 +146,12 @@ def _volumes(pod: Pod, policy: Policy) -> Iterator[Fault]:  # noqa: ARG001 - a r
 
 
 def _names(pod: Pod, policy: Policy) -> Iterator[Fault]:
-    place = "initContainers" if policy.form == "native" else "containers"
-    for name, _, container in pod.spec.every_container():
-        if container.name == CONTAINER and name != place:
+    ours = places(policy)
+    for place, _, container in others(pod, policy):
+        if container.name in ours:
             yield (
                 Reason.SIDECAR_NAME,
-                f"a container in {name} is called {CONTAINER}, as the gate in {place} is. Give it another name.",
+                f"a container in {place} is called {container.name}, as one of ours. Give it another name.",
             )
     if pod.metadata.name and len(pod.metadata.name) > NAME_CHARACTERS_MAX:
         yield (
@@ -152,7 +161,7 @@ def _names(pod: Pod, policy: Policy) -> Iterator[Fault]:
 
 
 def _ports(pod: Pod, policy: Policy) -> Iterator[Fault]:
-    for _, _, container in others(pod):
+    for _, _, container in others(pod, policy):
         for port in container.ports or ():
             if port.container_port in (policy.port, policy.status_port):
                 yield (
@@ -167,7 +176,7 @@ def _ports(pod: Pod, policy: Policy) -> Iterator[Fault]:
 def _node(pod: Pod, policy: Policy) -> Iterator[Fault]:
     if policy.node_access:
         return
-    for _, _, container in others(pod):
+    for _, _, container in others(pod, policy):
         context = container.security_context
         added = context.capabilities.add or () if context and context.capabilities else ()
         if context and context.privileged:
@@ -193,6 +202,31 @@ def _sensitive(path: str) -> bool:
     return any(place.is_relative_to(kept) or kept.is_relative_to(place) for kept in NODE_PATHS)
 
 
+def _egress(pod: Pod, policy: Policy) -> Iterator[Fault]:
+    """Who can become the gate's user, or change the rules, is let out as the gate is."""
+    if policy.egress.mode != "drop":
+        return
+    shared = pod.spec.security_context.run_as_user if pod.spec.security_context else None
+    for _, _, container in others(pod, policy):
+        context = container.security_context or SecurityContext()
+        user = context.run_as_user if context.run_as_user is not None else shared
+        added = {
+            name.upper().removeprefix("CAP_") for name in (context.capabilities and context.capabilities.add) or ()
+        }
+        wrong = []
+        if not user:
+            wrong.append("runAsUser to a user of its own that is not root")
+        if context.allow_privilege_escalation is not False:
+            wrong.append("allowPrivilegeEscalation to false")
+        if added & RULING:
+            wrong.append(f"capabilities without {', '.join(sorted(added & RULING))}")
+        if wrong:
+            yield (
+                Reason.EGRESS_USER,
+                f"container {container.name} could get out of the pod as the gate: set {', and '.join(wrong)}.",
+            )
+
+
 def _endings(pod: Pod, policy: Policy) -> Iterator[Fault]:
     if policy.form == "legacy" and pod.spec.restart_policy in ("Never", "OnFailure"):
         yield (
@@ -214,5 +248,5 @@ def _annotations(pod: Pod, policy: Policy) -> Iterator[Fault]:  # noqa: ARG001 -
 
 
 _RULES: Final[tuple[Callable[[Pod, Policy], Iterator[Fault]], ...]] = (
-    _namespaces, _users, _secrets, _volumes, _names, _ports, _node, _endings, _annotations,
+    _namespaces, _users, _secrets, _volumes, _names, _ports, _node, _egress, _endings, _annotations,
 )  # fmt: skip

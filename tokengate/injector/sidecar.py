@@ -19,6 +19,7 @@ VERSION_ANNOTATION: Final = f"{DOMAIN}version"
 CONFIG_HASH_ANNOTATION: Final = f"{DOMAIN}config-hash"
 
 CONTAINER: Final = "tokengate"
+EGRESS_CONTAINER: Final = "tokengate-egress"
 SECRETS_VOLUME: Final = "tokengate-secrets"
 TMP_VOLUME: Final = "tokengate-tmp"
 SECRETS_PATH: Final = "/etc/tokengate/secrets"
@@ -81,6 +82,43 @@ def container(policy: Policy, session: SessionRule) -> Manifest:
             {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - of the container's own
         ],
     }
+
+
+def egress(policy: Policy) -> Manifest:
+    """The init container that lets nobody out of the pod but the gate, by the image's egress.nft.
+
+    It is the one part of a pod that Pod Security "restricted" does not take: rules need NET_ADMIN. It has ended before
+    anything else begins.
+    """
+    allowed: dict[int, list[str]] = {4: ["127.0.0.0/8"], 6: ["::1"]}
+    for network in policy.egress.allow:
+        allowed[6 if ":" in network else 4].append(network)
+    defined = [f"gate_uid={policy.user}", *(f"allowed_v{family}={{{', '.join(allowed[family])}}}" for family in (4, 6))]
+    return {
+        "name": EGRESS_CONTAINER,
+        "image": policy.image,
+        "imagePullPolicy": policy.image_pull_policy,
+        "command": ["nft"],
+        "args": [*(word for each in defined for word in ("--define", each)), "--file", "/etc/tokengate/egress.nft"],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "runAsNonRoot": False,
+            "privileged": False,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def places(policy: Policy) -> dict[str, str]:
+    """The containers that are ours, by their names, and the lists in which they are."""
+    found = {CONTAINER: "initContainers" if policy.form == "native" else "containers"}
+    return found | ({EGRESS_CONTAINER: "initContainers"} if policy.egress.mode == "drop" else {})
 
 
 def volumes(policy: Policy) -> list[Manifest]:

@@ -36,6 +36,9 @@ resources:
   cpuRequest: 25m
   memoryRequest: 64Mi
   memoryLimit: 256Mi
+egress:
+  mode: none
+  allow: []
 optOut: true
 nodeAccess: false
 {{- end -}}

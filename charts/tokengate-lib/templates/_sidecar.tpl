@@ -184,7 +184,7 @@ done before the agent starts; it does not meet Pod Security "restricted", nor "b
 {{- $policy := fromYaml (include "tokengate.policy" .) -}}
 {{- $v4 := list "127.0.0.0/8" -}}
 {{- $v6 := list "::1" -}}
-{{- range default (list) .allow -}}
+{{- range default $policy.egress.allow .allow -}}
 {{- if contains ":" . -}}{{- $v6 = append $v6 . -}}{{- else -}}{{- $v4 = append $v4 . -}}{{- end -}}
 {{- end -}}
 - name: tokengate-egress

@@ -50,9 +50,17 @@ tokengate.io/inject: "false"
 {{- end -}}
 {{- end -}}
 
+{{- define "tg.policyEgress" -}}
+{{- if eq .Values.egress.mode "drop" -}}
+{{- dict "mode" "drop" "allow" .Values.egress.allow | toYaml -}}
+{{- else -}}
+{{- dict "mode" "none" "allow" list | toYaml -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The injector's policy, as its file and as the library chart take it. */}}
 {{- define "tg.policy" -}}
-{{- $policy := mergeOverwrite (dict) .Values.policy (dict "image" (include "tg.image" .) "imagePullPolicy" .Values.image.pullPolicy "imagePullSecrets" .Values.image.pullSecrets) -}}
+{{- $policy := mergeOverwrite (dict) .Values.policy (dict "image" (include "tg.image" .) "imagePullPolicy" .Values.image.pullPolicy "imagePullSecrets" .Values.image.pullSecrets "egress" (include "tg.policyEgress" . | fromYaml)) -}}
 {{- include "tokengate.policy" (dict "policy" $policy) -}}
 {{- end -}}
 
