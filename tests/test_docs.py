@@ -537,6 +537,7 @@ def test_the_changelog_begins_with_what_is_not_released() -> None:
 
 def test_settings_named_in_the_documents_exist() -> None:
     known = {name.upper() for name in NAMES}
+    known |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     for page, text in READ.items():
         for name in re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", text):
             outside = name.startswith(
