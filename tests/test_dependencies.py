@@ -22,7 +22,7 @@ REQUIREMENTS = {
 def test_each_has_a_lower_bound_and_is_a_name(group: str) -> None:
     for requirement in REQUIREMENTS[group]:
         # No URL, no path, no version from before a fault that we know of.
-        assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?(>=|==)[0-9.]+(,<[0-9.]+)?", requirement), requirement
+        assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?(>=|==)([0-9]+!)?[0-9.]+(,<[0-9.]+)?", requirement), requirement
 
 
 @pytest.fixture

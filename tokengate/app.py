@@ -29,7 +29,7 @@ from tokengate.ledger.journal import SUFFIX, make_folder
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable
-from tokengate.providers import Router, anthropic, openai
+from tokengate.providers import Router, anthropic, gemini, openai
 from tokengate.proxy import Bounds, Proxy
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
@@ -93,7 +93,7 @@ class App:
 
 def destinations_of(settings: Settings, transport: Transport) -> Destinations:
     """Where calls go."""
-    openai_key, anthropic_key = settings.openai_api_key, settings.anthropic_api_key
+    openai_key, anthropic_key, gemini_key = settings.openai_api_key, settings.anthropic_api_key, settings.gemini_api_key
     own = (
         Destination(
             openai.dialect.name,
@@ -111,8 +111,27 @@ def destinations_of(settings: Settings, transport: Transport) -> Destinations:
             key_header=b"x-api-key",
             key=anthropic_key.get_secret_value().encode() if anthropic_key else None,
         ),
+        Destination(
+            gemini.dialect.name,
+            settings.gemini_base_url,
+            transport,
+            section="google",
+            key_header=b"x-goog-api-key",
+            key=gemini_key.get_secret_value().encode() if gemini_key else None,
+            key_parameter="key",
+        ),
     )
-    return Destinations({each.name: each for each in own})
+    compatible = Destination(
+        "google-openai",
+        f"{settings.gemini_base_url}/v1beta/openai",
+        transport,
+        section="google",
+        prefix="/v1beta/openai",
+        root="/v1",
+        replaces="/v1",
+        key=f"Bearer {gemini_key.get_secret_value()}".encode() if gemini_key else None,
+    )
+    return Destinations({each.name: each for each in own}, [compatible])
 
 
 def load_prices(path: Path | None) -> PriceTable:
@@ -305,7 +324,7 @@ async def open_app(
             tenant=settings.tenant,
         )
         proxy = Proxy(
-            router=Router((*openai.ROUTES, *anthropic.ROUTES)),
+            router=Router((*openai.ROUTES, *anthropic.ROUTES, *gemini.ROUTES)),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,

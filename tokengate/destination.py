@@ -43,9 +43,15 @@ class Destination(Struct, frozen=True, eq=False):
     quirks: Quirks | None = None
     """What it does otherwise than its dialect says."""
     prefix: str = ""
-    """Paths that begin with it go here, without it: `/groq`. Empty: none do."""
+    """Paths that begin with it go here: `/groq`. Empty: none do."""
+    root: str = ""
+    """What stands in the place of the prefix, to find the endpoint by: `/v1` where a path has no version of its own."""
     models: tuple[str, ...] = ()
     """Models that go here, as shell patterns."""
+
+    def path(self, written: str) -> str:
+        """The path of an endpoint, as it was written with the prefix."""
+        return self.root + written.removeprefix(self.prefix)
 
     def url(self, path: str, query: bytes) -> str:
         """Where a request for a path goes: what names the session stays here."""

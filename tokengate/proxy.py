@@ -177,7 +177,7 @@ class Visit:
         # The path as it was written: what is decoded here and forwarded as written could be two things.
         path = inbound.raw_path.decode("latin-1")
         chosen = self.destination = proxy.destinations.by_prefix(path)
-        self.path = path = path if chosen is None else path.removeprefix(chosen.prefix)
+        self.path = path = path if chosen is None else chosen.path(path)
         route = proxy.router.match(inbound.method, path, inbound.given)
         if route is None or not _plain(inbound.path):
             return await self.refuse(_no_route(proxy.router, inbound, path))

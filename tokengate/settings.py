@@ -224,6 +224,8 @@ class Settings(BaseSettings):
     openai_base_url: BaseUrl = "https://api.openai.com/v1"
     anthropic_api_key: ApiKey = None
     anthropic_base_url: BaseUrl = "https://api.anthropic.com"
+    gemini_api_key: ApiKey = None
+    gemini_base_url: BaseUrl = "https://generativelanguage.googleapis.com"
     redis_url: RedisUrl = None
     default_budget: Amount = 10_000_000_000
     strict_mode: bool = False
