@@ -46,9 +46,6 @@ from tokengate.upstream import Transport
 from tokengate.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
-    from tokengate.alerts.webhook import Receiver, Webhook
-
-if TYPE_CHECKING:
     from tokengate.telemetry.spans import Spans
 
 SETTLE_GRACE_S: Final = 5
@@ -185,74 +182,6 @@ def _scrape(settings: Settings, role: str, metrics: Metrics, regions: Sequence[C
     return Scrape(Exposition(Collector(regions or (metrics.counts,), metrics.counts, metrics.exemplars, facts)))
 
 
-def receiver_of(settings: Settings) -> "Receiver | None":
-    """Who is told of alerts; None: nobody.
-
-    Raises:
-        ReceiverError: the settings name one that may not be used.
-    """
-    if settings.alert_webhook_url is None:
-        return None
-    from tokengate.alerts.webhook import receiver  # noqa: PLC0415 - only a gate that tells needs it
-
-    secret, routing_key = settings.alert_secret, settings.alert_routing_key
-    return receiver(
-        settings.alert_webhook_url.get_secret_value(),
-        settings.alert_format,
-        secret=secret.get_secret_value() if secret else "",
-        routing_key=routing_key.get_secret_value() if routing_key else "",
-        hosts_allowed=settings.alert_hosts_allowed,
-    )
-
-
-@asynccontextmanager
-async def open_webhook(settings: Settings, to: "Receiver") -> "AsyncIterator[Webhook]":
-    """The way to a receiver, with connections of its own: no call to a provider ever waits for one."""
-    from tokengate.alerts.webhook import ATTEMPT_S_MAX, CONNECT_S_MAX, Webhook  # noqa: PLC0415
-
-    transport = HttpTransport(
-        connect_timeout_s=CONNECT_S_MAX,
-        read_timeout_s=ATTEMPT_S_MAX,
-        connections_max=1,
-        ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
-    )
-    try:
-        yield Webhook(to, transport)
-    finally:
-        await transport.aclose()
-
-
-@asynccontextmanager
-async def _telling(settings: Settings, ledger: RedisLedger, owner: str) -> AsyncIterator[None]:
-    """Alerts are delivered in the meantime, if the settings say to whom."""
-    to = receiver_of(settings)
-    if to is None:
-        yield
-        return
-    from tokengate.alerts.dispatch import Dispatcher  # noqa: PLC0415
-    from tokengate.ledger.events import EventFeed  # noqa: PLC0415
-
-    feed = EventFeed(ledger.run, tenant=settings.tenant, reader=f"alerts-{to.name}", owner=owner)
-    async with open_webhook(settings, to) as webhook:
-        dispatcher = Dispatcher(
-            feed,
-            webhook,
-            tenant=settings.tenant,
-            gate=owner,
-            mode=settings.on_store_failure,
-            topics=frozenset(settings.alert_on),
-            scopes=frozenset(settings.alert_scopes),
-        )
-        log.info("alerts are delivered", host=to.host, format=to.form)
-        telling = asyncio.create_task(dispatcher.run())
-        try:
-            yield
-        finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
-            await dispatcher.aclose()
-
-
 def _open_traces(metrics: Metrics | None, *, propagate: bool) -> tuple[Tracing | None, "Spans | None"]:
     """What OpenTelemetry's variables ask for, which are the environment's alone, as everywhere else."""
     if not traces.wanted(os.environ):
@@ -294,7 +223,10 @@ async def open_app(
         inner = await stack.enter_async_context(open_ledger(settings, store, owner, metrics))
         outage = await stack.enter_async_context(_open_outage(settings, store, inner, metrics))
         ledger: Ledger = outage or inner
-        await stack.enter_async_context(_telling(settings, inner, owner))
+        if settings.alert_webhook_url is not None:
+            from tokengate.alerts.opening import telling  # noqa: PLC0415 - only a gate that tells needs it
+
+            await stack.enter_async_context(telling(settings, inner, owner))
         transport = HttpTransport(
             connect_timeout_s=settings.upstream_connect_timeout_s,
             read_timeout_s=settings.upstream_read_timeout_s,

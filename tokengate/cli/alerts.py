@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def test_alert(settings: "Settings") -> int:
     """Send one alert to the receiver that the settings name, once; gives the exit code."""
+    from tokengate.alerts.opening import receiver_of
     from tokengate.alerts.webhook import ReceiverError, Result
-    from tokengate.app import receiver_of
 
     try:
         to = receiver_of(settings)
@@ -34,7 +34,7 @@ def test_alert(settings: "Settings") -> int:
 
 async def _send(settings: "Settings", to: "Receiver") -> "Attempt":
     from tokengate.alerts import example
-    from tokengate.app import open_webhook
+    from tokengate.alerts.opening import open_webhook
 
     async with open_webhook(settings, to) as webhook:
         return await webhook.attempt(example(settings.tenant, time.time_ns() // 1_000_000))
