@@ -14,21 +14,17 @@ from tests.support.inmemory import prices
 from tests.support.recording import Recorder
 from tests.support.redis_server import Server
 from tests.transcripts.tape import stamp
-from tokengate.budgets import Policy
+from tokengate.app import ROUTES
 from tokengate.cli import app
 from tokengate.cli import replay as command
 from tokengate.domain import Reason, Session
-from tokengate.gate import Gate
-from tokengate.ledger.memory import MemoryLedger
-from tokengate.providers import Router
-from tokengate.providers.openai import ROUTES
+from tokengate.ledger import RECORD_TTL_MS
 from tokengate.replay import Order, Replay, Report
-from tokengate.settings import NAMES
+from tokengate.settings import NAMES, Settings
 from tokengate.simulate import SimulateOptions
-from tokengate.tokens import Tokenizer
 from tokengate.transcript import Entry, Reader
 
-READER = Reader(Router(ROUTES), Session("default", "default", ""))
+READER = Reader(ROUTES, Session("default", "default", ""))
 START_MS = 1_772_442_000_000
 COST_NANO = 10 * 150 + 100 * 600
 """Of a call of 10 and 100 tokens to gpt-4o-mini."""
@@ -48,19 +44,7 @@ def entry(at_ms: int = 0, **members: Any) -> Entry:
 
 
 def replay(cap_nano: int = 10**10, busy_wait_ms: int = 30_000) -> Replay:
-    ledger, tokenizer = MemoryLedger(1 << 40, 100, 0), Tokenizer()
-    made = Gate(
-        ledger,
-        prices(None),
-        Policy(cap_nano),
-        tokenizer,
-        output_cap="when_unset",
-        busy_wait_ms=0,
-        waiters_max=0,
-        lease_ms=1 << 40,
-        tenant="default",
-    )
-    return Replay(made, ledger, tokenizer, busy_wait_ms)
+    return command.offline(Settings(default_budget=cap_nano, busy_wait_ms=busy_wait_ms), prices(None))[1]
 
 
 async def report(running: Replay, *entries: Entry) -> Report:
@@ -98,6 +82,12 @@ class TestReplay:
         (finding,) = (await report(replay(cap_nano, busy_wait_ms=0), *entries)).findings
         assert (finding.reason, finding.first_call) == (Reason.BUDGET_BUSY, 3)
 
+    async def test_each_provider_has_its_prices(self) -> None:
+        body = {"model": "claude-sonnet-4-5", "max_tokens": 900, "messages": [{"role": "user", "content": "hi"}]}
+        usage = {"input_tokens": 1000, "output_tokens": 500}
+        found = await report(replay(), entry(url="/v1/messages", body=body, usage=usage))
+        assert (found.blocked, found.cost_nano) == (0, 10_500_000)
+
     async def test_a_failure_costs_nothing(self) -> None:
         found = await report(replay(), entry(status=500), entry(1))
         assert found.cost_nano == COST_NANO
@@ -114,7 +104,13 @@ class TestReplay:
             "session_id": "s",
             "model": "gpt-4o-mini",
         }
-        line |= {"input_tokens": 10, "output_tokens": 100, "actual_cost": 0.5, "status": 200}
+        line |= {
+            "endpoint": "chat_completions",
+            "input_tokens": 10,
+            "output_tokens": 100,
+            "actual_cost": 0.5,
+            "status": 200,
+        }
         read = READER.read(json.dumps(line).encode())
         assert read is not None
         found = await report(replay(), read)
@@ -122,6 +118,7 @@ class TestReplay:
 
     async def test_what_a_gate_had_refused_is_tried_again_at_no_cost(self) -> None:
         line = {"timestamp": stamp(START_MS), "decision": "blocked", "session_id": "s", "model": "gpt-4o-mini"}
+        line["endpoint"] = "chat_completions"
         read = READER.read(json.dumps(line | {"status": 429}).encode())
         assert read is not None
         found = await report(replay(), read)
@@ -146,10 +143,21 @@ class TestReplay:
 
     async def test_nothing_is_kept_of_a_call_that_has_ended(self) -> None:
         running = replay()
-        await report(running, *(entry(1000 * n, duration_ms=5000) for n in range(50)))
-        assert running._ledger._holds == {}
+        await report(running, *(entry(20_000 * n, duration_ms=5000) for n in range(150)))
+        # The rules ask for what has become of the calls of a quarter of an hour.
+        assert len(running._ledger._holds) == len(running._records) == RECORD_TTL_MS // 20_000
         assert running._in_flight == []
         assert running._gate._held == set()
+
+    async def test_calls_without_a_duration_follow_one_another_unless_they_come_together(self) -> None:
+        cap_nano = 18 * COST_NANO // 5
+        apart = await report(replay(cap_nano, busy_wait_ms=0), *(entry(60 * n) for n in range(3)))
+        assert apart.blocked == 0
+        together = await report(replay(cap_nano, busy_wait_ms=0), *(entry(20 * n) for n in range(3)))
+        assert [finding.reason for finding in together.findings] == [Reason.BUDGET_BUSY]
+        running = replay()
+        await report(running, *(entry(n, session_id=f"s{n % 7}") for n in range(0, 10_000, 30)))
+        assert running._untimed == {}
 
     async def test_findings_are_bounded_and_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tokengate.replay.FINDINGS_MAX", 3)

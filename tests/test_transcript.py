@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from tests.telemetry.test_log import ALLOWED, REFUSED, written
+from tokengate.app import ROUTES
 from tokengate.domain import Reason, Session, Usage
-from tokengate.providers import Router
-from tokengate.providers.openai import ROUTES
 from tokengate.transcript import DURATION_MS_MAX, Entry, Reader, TranscriptError
 
-READER = Reader(Router(ROUTES), Session("fallback", "acme", "crawler"))
+READER = Reader(ROUTES, Session("fallback", "acme", "crawler"))
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 CALL: dict[str, Any] = {"timestamp": "2026-03-02T09:00:00.250Z", "body": CHAT}
 AT_MS = 1_772_442_000_250
@@ -34,7 +33,7 @@ def why(**members: Any) -> str:
 class TestCalls:
     def test_the_least_that_a_line_may_say(self) -> None:
         entry = read()
-        assert (entry.at_ms, entry.ended_ms, entry.status, entry.usage) == (AT_MS, AT_MS + 50, 200, None)
+        assert (entry.at_ms, entry.ended_ms, entry.status, entry.usage) == (AT_MS, AT_MS, 200, None)
         assert entry.session == Session("fallback", "acme", "crawler")
         assert entry.request.call.model == "gpt-4o-mini"
         assert (entry.cost_nano, entry.blocked) == (None, False)
@@ -53,7 +52,12 @@ class TestCalls:
         assert read(timestamp=written).at_ms == AT_MS
 
     def test_an_answer_takes_its_time(self) -> None:
-        assert read(duration_ms=1500.4).ended_ms == AT_MS + 1500
+        entry = read(duration_ms=1500.4)
+        assert (entry.ended_ms, entry.timed) == (AT_MS + 1500, True)
+
+    def test_how_long_it_took_is_guessed_from_the_answer(self) -> None:
+        entry = read(usage={"prompt_tokens": 8, "completion_tokens": 100})
+        assert (entry.ended_ms, entry.timed) == (AT_MS + 500 + 100 * 20, False)
 
     def test_whose_it_is(self) -> None:
         named = {"session_id": "s", "agent": "a", "tenant": "t"}
@@ -74,6 +78,13 @@ class TestCalls:
     )
     def test_where_it_went(self, url: str | None, body: dict[str, Any], produces_output: bool) -> None:
         assert read(url=url, body=body).request.call.produces_output is produces_output
+
+    def test_another_providers_call(self) -> None:
+        body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        for url in ("https://api.anthropic.com/v1/messages", None):
+            entry = read(url=url, body=body, usage={"input_tokens": 8, "output_tokens": 21})
+            assert (entry.dialect, entry.request.call.output_tokens_asked) == ("anthropic", 9)
+            assert entry.usage == Usage(8, 21)
 
     @pytest.mark.parametrize(
         "members",
@@ -114,7 +125,7 @@ class TestCalls:
             ({"session_id": ""}, "session_id: '' is not a name"),
             ({"agent": "{x}"}, "agent: '{x}' is not a name"),
             ({"duration_ms": -1}, f"duration_ms: -1.0 is not from 0 to {DURATION_MS_MAX}"),
-            ({"duration_ms": "1"}, "duration_ms: expected `float`, got `str`"),
+            ({"duration_ms": "1"}, "duration_ms: expected `float | null`, got `str`"),
             ({"headers": {"a": 1}}, "headers[...]: expected `str`, got `int`"),
         ],
     )
@@ -150,7 +161,13 @@ class TestLog:
         assert READER.read(refused) is None
 
     def test_what_was_refused_is_tried_again_at_no_cost(self) -> None:
-        line = {"event": "request", "timestamp": CALL["timestamp"], "decision": "blocked", "session_id": "s"}
+        line = {
+            "event": "request",
+            "timestamp": CALL["timestamp"],
+            "decision": "blocked",
+            "session_id": "s",
+            "endpoint": "embeddings",
+        }
         line |= {"model": "gpt-4o-mini", "reason": Reason.BUDGET_EXCEEDED, "actual_cost": None, "status": 429}
         entry = READER.read(json.dumps(line).encode())
         assert entry is not None
@@ -168,6 +185,12 @@ class TestLog:
 
     @pytest.mark.parametrize("cost", [-1, 1e300])
     def test_what_is_no_amount_is_said_to_be_none(self, cost: float) -> None:
-        line = {"timestamp": CALL["timestamp"], "decision": "allowed", "session_id": "s", "model": "m"}
+        line = {
+            "timestamp": CALL["timestamp"],
+            "decision": "allowed",
+            "session_id": "s",
+            "model": "m",
+            "endpoint": "messages",
+        }
         with pytest.raises(TranscriptError, match="actual_cost"):
             READER.read(json.dumps(line | {"actual_cost": cost}).encode())

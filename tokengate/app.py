@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 SETTLE_GRACE_S: Final = 5
 """How long a stop waits for charges to be posted, even where it waits less for answers."""
 
+ROUTES: Final = (*openai.ROUTES, *anthropic.ROUTES, *gemini.ROUTES)
+"""The endpoints of every provider."""
+
 log = structlog.get_logger()
 
 
@@ -256,7 +259,7 @@ async def open_app(
             tenant=settings.tenant,
         )
         proxy = Proxy(
-            router=Router((*openai.ROUTES, *anthropic.ROUTES, *gemini.ROUTES)),
+            router=Router(ROUTES),
             dialect=openai.dialect,
             gate=gate,
             identity=identity,

@@ -6,20 +6,23 @@ written here: entries come in, a report goes out.
 """
 
 import heapq
+from collections import deque
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS
+from tokengate.destination import Destinations
 from tokengate.domain import Call, Ending, Reason, Refusal, Session, Usage
 from tokengate.gate import Charge, Gate, Ticket
+from tokengate.ledger import RECORD_TTL_MS
 from tokengate.ledger.memory import MemoryLedger
 from tokengate.prices import Price, PricingError
 from tokengate.pricing import cost, quote
 from tokengate.providers import Reading, Request
 from tokengate.tokens import CountError, Tokenizer
-from tokengate.transcript import Entry
+from tokengate.transcript import STATUS_FAILED, Entry
 
 SESSIONS_MAX: Final = 100_000
 """How many sessions are kept in memory; calls of any more are left out, and counted."""
@@ -31,11 +34,9 @@ HELD_ENTRIES_MAX: Final = 2048
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much is held to put entries in the order of their times. A log is written in the order of the calls' ends."""
 
-_SECTION: Final = "openai"
-"""The section of the price table: the calls that are read are OpenAI's."""
-
-STATUS_FAILED: Final = 300
-"""From this HTTP status on an answer costs nothing."""
+TOGETHER_MS: Final = 50
+"""Calls of one session of which nobody wrote down how long they took were made together if they came within this time,
+and else one after the other."""
 
 
 class Finding(Struct):
@@ -104,15 +105,36 @@ class Order:
         return entry
 
 
+class _InFlight(Struct, eq=False):
+    """A call that was admitted and has not ended."""
+
+    entry: Entry
+    ticket: Ticket
+    charge: Charge
+    settled: bool = False
+
+
 class Replay:
     """Runs entries through a gate. Make one for each gate; `gate` and `ledger` are this one's alone."""
 
-    def __init__(self, gate: Gate, ledger: MemoryLedger, tokenizer: Tokenizer, busy_wait_ms: int) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        ledger: MemoryLedger,
+        tokenizer: Tokenizer,
+        destinations: Destinations,
+        busy_wait_ms: int,
+    ) -> None:
         self._gate = gate
         self._ledger = ledger
         self._tokenizer = tokenizer
+        self._destinations = destinations
         self._busy_wait_ms = busy_wait_ms
-        self._in_flight: list[tuple[int, int, Ticket, Charge]] = []
+        self._in_flight: list[tuple[int, int, _InFlight]] = []
+        self._untimed: dict[Session, list[_InFlight]] = {}
+        """Calls in flight of which nobody knows when they ended."""
+        self._records: deque[tuple[int, str]] = deque()
+        """The holds that were settled, and when."""
         self._calls: dict[Session, int] = {}
         self._findings: dict[tuple[Session, Reason, str], Finding] = {}
         self.report = Report([])
@@ -127,7 +149,9 @@ class Replay:
         self._calls[entry.session] = number
         if report.calls and entry.at_ms < self._ledger.now_ms:
             report.late += 1
-        self._settle_until(entry.at_ms)
+        self._end_untimed(entry)
+        while self._in_flight and self._in_flight[0][0] <= entry.at_ms:
+            self._settle_first()
         self._ledger.now_ms = max(self._ledger.now_ms, entry.at_ms)
         report.calls += 1
         if report.calls == 1:
@@ -139,12 +163,10 @@ class Replay:
         if isinstance(admitted, Refusal):
             self._blocked(entry, admitted, number, cost_nano)
             return admitted
-        charge = Charge(Ending.COMPLETE, cost_nano, assumed=False, usage=entry.usage or Usage())
-        if entry.usage is not None and entry.cost_nano is None:
-            # The gate's own way, by which it learns how long an answer of the model is.
-            charge = self._gate.assess(admitted, Ending.COMPLETE, Reading(entry.usage, True, "", 0)) or charge
-        ends_ms = max(self._ledger.now_ms, entry.ended_ms)
-        heapq.heappush(self._in_flight, (ends_ms, report.calls, admitted, charge))
+        under_way = _InFlight(entry, admitted, self._charge(entry, admitted, cost_nano))
+        heapq.heappush(self._in_flight, (max(self._ledger.now_ms, entry.ended_ms), report.calls, under_way))
+        if not entry.timed:
+            self._untimed.setdefault(entry.session, []).append(under_way)
         return None
 
     def finish(self) -> Report:
@@ -158,22 +180,47 @@ class Replay:
     async def _admit(self, entry: Entry, hold_id: str) -> Ticket | Refusal:
         """Ask the gate. A call that meets a busy budget waits for others to end, as long as it would have waited."""
         until_ms = self._ledger.now_ms + self._busy_wait_ms
+        section = self._section(entry)
         while True:
-            admitted = await self._gate.admit(entry.request, entry.session, hold_id, _SECTION)
+            admitted = await self._gate.admit(entry.request, entry.session, hold_id, section)
             busy = isinstance(admitted, Refusal) and admitted.reason is Reason.BUDGET_BUSY
             if not busy or not self._in_flight or self._in_flight[0][0] > until_ms:
                 return admitted
             self._settle_first()
 
-    def _settle_until(self, now_ms: int) -> None:
-        while self._in_flight and self._in_flight[0][0] <= now_ms:
-            self._settle_first()
+    def _end_untimed(self, entry: Entry) -> None:
+        """The session's calls that may have ended by now have ended, if a call comes that was not made with them."""
+        for each in list(self._untimed.get(entry.session, ())):
+            if entry.at_ms - each.entry.at_ms >= TOGETHER_MS:
+                self._settle(each, entry.at_ms)
 
     def _settle_first(self) -> None:
-        ends_ms, _, ticket, charge = heapq.heappop(self._in_flight)
-        self._ledger.now_ms = max(self._ledger.now_ms, ends_ms)
-        self._gate.settle(ticket, charge)
-        self._ledger.forget(ticket.hold_id)
+        ends_ms, _, under_way = heapq.heappop(self._in_flight)
+        if not under_way.settled:
+            self._settle(under_way, ends_ms)
+
+    def _settle(self, under_way: _InFlight, ended_ms: int) -> None:
+        now_ms = self._ledger.now_ms = max(self._ledger.now_ms, ended_ms)
+        under_way.settled = True
+        if not under_way.entry.timed:
+            untimed = self._untimed[under_way.entry.session]
+            untimed.remove(under_way)
+            if not untimed:
+                del self._untimed[under_way.entry.session]
+        self._gate.settle(under_way.ticket, under_way.charge)
+        self._records.append((now_ms, under_way.ticket.hold_id))
+        while now_ms - self._records[0][0] >= RECORD_TTL_MS:
+            self._ledger.forget(self._records.popleft()[1])
+
+    def _charge(self, entry: Entry, ticket: Ticket, cost_nano: int) -> Charge:
+        if entry.status >= STATUS_FAILED and not cost_nano:
+            return Charge(Ending.REJECTED, 0, False, Usage())
+        if entry.usage is not None and entry.cost_nano is None:
+            # The gate's own way, by which it learns how long an answer of the model is.
+            charge = self._gate.assess(ticket, Ending.COMPLETE, Reading(entry.usage, True, "", 0))
+            if charge is not None:
+                return charge
+        return Charge(Ending.COMPLETE, cost_nano, False, entry.usage or Usage())
 
     def _blocked(self, entry: Entry, refusal: Refusal, number: int, cost_nano: int) -> None:
         report, key = self.report, (entry.session, refusal.reason, refusal.frozen_reason or "")
@@ -190,6 +237,10 @@ class Replay:
         finding.saved_nano += cost_nano
         finding.last_ms = max(finding.last_ms, entry.at_ms)
 
+    def _section(self, entry: Entry) -> str:
+        """The section of the price table that has the model."""
+        return self._destinations.of(entry.dialect, entry.request.call.model).section
+
     async def _cost(self, entry: Entry) -> int:
         """What a call really cost, in nano-USD."""
         if entry.cost_nano is not None:
@@ -197,9 +248,10 @@ class Replay:
         if entry.blocked:
             self.report.blocked_before += 1
             return 0
-        usage, call, lookup = entry.usage, entry.request.call, self._gate.prices.lookup
-        price = lookup(usage.model).price if usage is not None and usage.model else None
-        price = price or lookup(call.model).price
+        usage, call = entry.usage, entry.request.call
+        section, lookup = self._section(entry), self._gate.prices.lookup
+        price = lookup(usage.model, section).price if usage is not None and usage.model else None
+        price = price or lookup(call.model, section).price
         if price is None or entry.status >= STATUS_FAILED:
             return 0
         try:

@@ -6,6 +6,7 @@ author, and never ends the reading.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
@@ -16,7 +17,7 @@ from msgspec.json import Decoder
 
 from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Call, Session, Usage
 from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD
-from tokengate.providers import Count, Endpoint, Meter, Quirks, Request, RequestError, Router
+from tokengate.providers import Count, Endpoint, Meter, Quirks, Request, RequestError, Route, Router
 from tokengate.session import HEADER
 
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -25,9 +26,12 @@ LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 SECONDS_MAX: Final = 10**11
 """Times above this many seconds (the year 5138) are taken to be milliseconds."""
 
-SIMULTANEOUS_MS: Final = 50
-"""How long a call is taken to have lasted if nothing says so. Calls that come closer together were made at once, and
-not one after the other."""
+GUESS_MS: Final = 500
+GUESS_MS_A_TOKEN: Final = 20
+"""What an answer is taken to last if nothing says so: half a second, and 20 ms for each token of it."""
+
+STATUS_FAILED: Final = 300
+"""From this HTTP status on an answer costs nothing."""
 
 DURATION_MS_MAX: Final = 86_400_000
 """No call takes longer than a day."""
@@ -37,8 +41,13 @@ _SESSION_HEADER: Final = HEADER.decode()
 _JSON: Final = "application/json"
 _EMBEDDINGS: Final = "embeddings"
 _BLOCKED: Final = "blocked"
-_GUESSES: Final = (("messages", "/v1/chat/completions"), ("input", "/v1/embeddings"), ("prompt", "/v1/completions"))
-"""Where a call without a `url` went, by a member of its body."""
+_GUESSES: Final = (
+    ("messages", b'"claude', "/v1/messages"),
+    ("messages", b"", "/v1/chat/completions"),
+    ("input", b"", "/v1/embeddings"),
+    ("prompt", b"", "/v1/completions"),
+)
+"""Where a call without a `url` went, by a member of its body and the beginning of its model's name."""
 
 
 class TranscriptError(ValueError):
@@ -50,6 +59,9 @@ class Entry(Struct, frozen=True):
 
     at_ms: int
     ended_ms: int
+    timed: bool
+    """False: nobody wrote down how long it took, and `ended_ms` is a guess."""
+    dialect: str
     session: Session
     request: Request
     status: int
@@ -98,7 +110,7 @@ class _Line(Struct):
     session_id: str | None = None
     agent: str | None = None
     tenant: str | None = None
-    duration_ms: float = SIMULTANEOUS_MS
+    duration_ms: float | None = None
     status: int | None = None
     # of a call
     url: str = ""
@@ -126,8 +138,9 @@ _decode_members: Final = Decoder(dict[str, Raw]).decode
 class Reader:
     """Reads lines, given who called where a line does not say it."""
 
-    def __init__(self, router: Router, fallback: Session) -> None:
-        self._router = router
+    def __init__(self, routes: Sequence[Route], fallback: Session) -> None:
+        self._router = Router(routes)
+        self._dialects = {route.name: route.dialect.name for route in routes if route.endpoint is not None}
         self._fallback = fallback
 
     def read(self, line: bytes) -> Entry | None:
@@ -157,18 +170,22 @@ class Reader:
     def _called(self, line: _Line, body: Raw) -> Entry:
         answer = line.response or _Answer()
         status = line.status if line.status is not None else answer.status_code
+        dialect, endpoint = self._endpoint(line.url, body)
         try:
-            request = self._endpoint(line.url, body).parse(bytes(body))
+            request = endpoint.parse(bytes(body))
         except RequestError as error:
             raise TranscriptError(f"body: {error.message}") from None
         at_ms = _time_ms(line.timestamp)
+        usage = _usage(request, line.usage, answer) if status < STATUS_FAILED else None
         return Entry(
             at_ms=at_ms,
-            ended_ms=at_ms + _duration_ms(line),
+            ended_ms=at_ms + _duration_ms(line, usage),
+            timed=line.duration_ms is not None,
+            dialect=dialect,
             session=self._session(line),
             request=request,
             status=status,
-            usage=_usage(request, line.usage, answer) if status < 300 else None,
+            usage=usage,
             cost_nano=None,
             blocked=False,
         )
@@ -176,6 +193,9 @@ class Reader:
     def _logged(self, line: _Line) -> Entry | None:
         if not line.model or line.session_id is None:
             # A free endpoint, or a request that was refused before anybody knew what it asked for.
+            return None
+        dialect = self._dialects.get(line.endpoint)
+        if dialect is None:
             return None
         at_ms = _time_ms(line.timestamp)
         usage = Usage(
@@ -195,7 +215,9 @@ class Reader:
         blocked = line.decision == _BLOCKED
         return Entry(
             at_ms=at_ms,
-            ended_ms=at_ms + _duration_ms(line),
+            ended_ms=at_ms + _duration_ms(line, usage),
+            timed=line.duration_ms is not None,
+            dialect=dialect,
             session=self._session(line),
             request=Logged(call),
             status=line.status or 0,
@@ -204,17 +226,19 @@ class Reader:
             blocked=blocked,
         )
 
-    def _endpoint(self, url: str, body: Raw) -> Endpoint:
+    def _endpoint(self, url: str, body: Raw) -> tuple[str, Endpoint]:
+        """The dialect and the endpoint of a call."""
         path = urlsplit(url).path
         if not path:
             members = _members(body)
-            path = next((path for member, path in _GUESSES if member in members), "")
+            model = bytes(members.get("model", _NONE))
+            path = next((path for member, named, path in _GUESSES if member in members and model.startswith(named)), "")
             if not path:
                 raise TranscriptError("it is not clear where it went: add its url, like /v1/chat/completions")
         route = self._router.match("POST", path)
         if route is None or route.endpoint is None:
             raise TranscriptError(f"{path[:NAME_CHARACTERS_MAX]} is no endpoint that is metered")
-        return route.endpoint
+        return route.dialect.name, route.endpoint
 
     def _session(self, line: _Line) -> Session:
         name = line.session_id
@@ -232,11 +256,11 @@ class Reader:
         return Session(session_id, tenant, agent)
 
 
-def _members(body: Raw) -> set[str]:
+def _members(body: Raw) -> dict[str, Raw]:
     try:
-        return set(_decode_members(body))
+        return _decode_members(body)
     except (ValidationError, DecodeError, UnicodeDecodeError):
-        return set()
+        return {}
 
 
 def _usage(request: Request, usage: Raw, answer: _Answer) -> Usage | None:
@@ -269,7 +293,9 @@ def _time_ms(timestamp: str | float | None) -> int:
     return round(timestamp * 1000 if timestamp < SECONDS_MAX else timestamp)
 
 
-def _duration_ms(line: _Line) -> int:
+def _duration_ms(line: _Line, usage: Usage | None) -> int:
+    if line.duration_ms is None:
+        return 0 if usage is None else min(GUESS_MS + GUESS_MS_A_TOKEN * usage.output_tokens, DURATION_MS_MAX)
     if not 0 <= line.duration_ms <= DURATION_MS_MAX:
         raise TranscriptError(f"duration_ms: {line.duration_ms} is not from 0 to {DURATION_MS_MAX}")
     return round(line.duration_ms)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.support.inmemory import prices
 from tests.transcripts.collection import REPETITIONS_MAX, Transcript, read
 from tokengate.cli.replay import offline
 from tokengate.domain import Reason
@@ -38,7 +39,7 @@ class Verdict:
 
 async def judge(text: bytes, settings: Settings) -> Verdict:
     """Take a transcript through a gate, until it refuses a call."""
-    reader, replay = offline(settings)
+    reader, replay = offline(settings, prices(None))
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         entry = reader.read(line)

@@ -19,18 +19,19 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from tokengate.app import load_prices
+from tokengate.app import ROUTES, destinations_of, load_prices
 from tokengate.composition import policy_of
 from tokengate.domain import Session
 from tokengate.gate import Gate
 from tokengate.ledger.memory import MemoryLedger
 from tokengate.money import format_usd, usd_number
 from tokengate.prices import PriceTableError
-from tokengate.providers import Router, openai
+from tokengate.pricing import PriceTable
 from tokengate.replay import SESSIONS_MAX, Finding, Order, Replay, Report
 from tokengate.settings import Settings, SettingsError, allowed, load
 from tokengate.tokens import Tokenizer
 from tokengate.transcript import LINE_BYTES_MAX, Reader, TranscriptError
+from tokengate.upstream import ConnectFailed, Headers, Response
 
 WIDTH: Final = 80
 FAULTS_SHOWN: Final = 5
@@ -59,6 +60,16 @@ _LEASE_MS: Final = 1 << 40
 
 class Unreadable(Exception):
     """The file cannot be read; the message says why."""
+
+
+class _Nowhere:
+    """The transport of a gate that forwards nothing."""
+
+    async def send(self, method: str, url: str, headers: Headers, body: bytes) -> Response:  # noqa: ARG002
+        raise ConnectFailed(f"{method} {url} is not sent: this is a replay")
+
+    async def aclose(self) -> None:
+        return
 
 
 @dataclass(slots=True)
@@ -157,8 +168,8 @@ def _lines(file: BinaryIO | gzip.GzipFile, faults: Faults) -> Iterator[tuple[int
             line = file.readline(LINE_BYTES_MAX)
 
 
-def offline(settings: Settings) -> tuple[Reader, Replay]:
-    """A gate with these settings for calls of the past, and what reads them.
+def offline(settings: Settings, prices: PriceTable | None = None) -> tuple[Reader, Replay]:
+    """A gate with these settings for calls of the past, and what reads them. Without `prices`, those of the settings.
 
     Raises:
         PriceTableError, OSError: the price table cannot be used.
@@ -166,7 +177,7 @@ def offline(settings: Settings) -> tuple[Reader, Replay]:
     ledger, tokenizer = MemoryLedger(_LEASE_MS, SESSIONS_MAX + 1, 0), Tokenizer()
     gate = Gate(
         ledger,
-        load_prices(settings.pricing_file),
+        prices or load_prices(settings.pricing_file),
         policy_of(settings),
         tokenizer,
         output_cap=settings.output_cap,
@@ -175,8 +186,9 @@ def offline(settings: Settings) -> tuple[Reader, Replay]:
         lease_ms=_LEASE_MS,
         tenant=settings.tenant,
     )
-    reader = Reader(Router(openai.ROUTES), Session(settings.default_session, settings.tenant, settings.agent))
-    return reader, Replay(gate, ledger, tokenizer, settings.busy_wait_ms)
+    reader = Reader(ROUTES, Session(settings.default_session, settings.tenant, settings.agent))
+    destinations = destinations_of(settings, _Nowhere())
+    return reader, Replay(gate, ledger, tokenizer, destinations, settings.busy_wait_ms)
 
 
 async def _replay(file: BinaryIO | gzip.GzipFile, settings: Settings, faults: Faults) -> Report:
