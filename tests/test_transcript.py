@@ -85,6 +85,13 @@ class TestCalls:
             entry = read(url=url, body=body, usage={"input_tokens": 8, "output_tokens": 21})
             assert (entry.dialect, entry.request.call.output_tokens_asked) == ("anthropic", 9)
             assert entry.usage == Usage(8, 21)
+        gemini = read(
+            url="https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:generateContent?alt=json",
+            body={"contents": [{"parts": [{"text": "hi"}]}]},
+            usage={"promptTokenCount": 8, "candidatesTokenCount": 21, "totalTokenCount": 29},
+        )
+        assert (gemini.dialect, gemini.request.call.model) == ("google", "gemini-2.5-flash")
+        assert gemini.usage == Usage(8, 21)
 
     @pytest.mark.parametrize(
         "members",

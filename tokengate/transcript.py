@@ -37,7 +37,6 @@ DURATION_MS_MAX: Final = 86_400_000
 """No call takes longer than a day."""
 
 _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
-_SESSION_HEADER: Final = HEADER.decode()
 _JSON: Final = "application/json"
 _EMBEDDINGS: Final = "embeddings"
 _BLOCKED: Final = "blocked"
@@ -131,6 +130,19 @@ class _Line(Struct):
     actual_cost: Decimal | None = None
 
 
+class _Head:
+    """What stands before a body, as far as a line tells it."""
+
+    def __init__(self, line: _Line) -> None:
+        parts = urlsplit(line.url)
+        self.path = parts.path
+        self.raw_path = parts.path.encode()
+        self.query = parts.query.encode()
+        headers = (line.headers or {}).items()
+        self.given = {name.lower().encode(): value.encode() for name, value in headers}
+        self.content_type = self.given.get(b"content-type")
+
+
 _decode: Final = Decoder(_Line).decode
 _decode_members: Final = Decoder(dict[str, Raw]).decode
 
@@ -170,9 +182,10 @@ class Reader:
     def _called(self, line: _Line, body: Raw) -> Entry:
         answer = line.response or _Answer()
         status = line.status if line.status is not None else answer.status_code
-        dialect, endpoint = self._endpoint(line.url, body)
+        head = _Head(line)
+        dialect, endpoint = self._endpoint(head, body)
         try:
-            request = endpoint.parse(bytes(body))
+            request = endpoint.parse(bytes(body), head)
         except RequestError as error:
             raise TranscriptError(f"body: {error.message}") from None
         at_ms = _time_ms(line.timestamp)
@@ -182,7 +195,7 @@ class Reader:
             ended_ms=at_ms + _duration_ms(line, usage),
             timed=line.duration_ms is not None,
             dialect=dialect,
-            session=self._session(line),
+            session=self._session(line, head.given.get(HEADER)),
             request=request,
             status=status,
             usage=usage,
@@ -218,7 +231,7 @@ class Reader:
             ended_ms=at_ms + _duration_ms(line, usage),
             timed=line.duration_ms is not None,
             dialect=dialect,
-            session=self._session(line),
+            session=self._session(line, None),
             request=Logged(call),
             status=line.status or 0,
             usage=None if blocked else usage,
@@ -226,24 +239,24 @@ class Reader:
             blocked=blocked,
         )
 
-    def _endpoint(self, url: str, body: Raw) -> tuple[str, Endpoint]:
+    def _endpoint(self, head: "_Head", body: Raw) -> tuple[str, Endpoint]:
         """The dialect and the endpoint of a call."""
-        path = urlsplit(url).path
+        path = head.path
         if not path:
             members = _members(body)
             model = bytes(members.get("model", _NONE))
             path = next((path for member, named, path in _GUESSES if member in members and model.startswith(named)), "")
             if not path:
                 raise TranscriptError("it is not clear where it went: add its url, like /v1/chat/completions")
-        route = self._router.match("POST", path)
+        route = self._router.match("POST", path, head.given)
         if route is None or route.endpoint is None:
             raise TranscriptError(f"{path[:NAME_CHARACTERS_MAX]} is no endpoint that is metered")
         return route.dialect.name, route.endpoint
 
-    def _session(self, line: _Line) -> Session:
+    def _session(self, line: _Line, header: bytes | None) -> Session:
         name = line.session_id
-        if name is None:
-            name = next((value for key, value in (line.headers or {}).items() if key.lower() == _SESSION_HEADER), None)
+        if name is None and header is not None:
+            name = header.decode()
         names = (
             ("session_id", self._fallback.id if name is None else name),
             ("tenant", self._fallback.tenant if line.tenant is None else line.tenant),
@@ -268,7 +281,8 @@ def _usage(request: Request, usage: Raw, answer: _Answer) -> Usage | None:
     if answer.body:
         content = bytes(answer.body)
     elif told := bytes(usage) or bytes(answer.usage):
-        content = b'{"usage":%b}' % told
+        # Gemini's name for it is another one.
+        content = b'{"usage":%b,"usageMetadata":%b}' % (told, told)
     else:
         return None
     meter = request.meter(200, _JSON)
