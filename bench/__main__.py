@@ -13,13 +13,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import idle, overspend, peers, races, roundtrips, streams, throughput
+from bench import idle, injection, overspend, peers, races, roundtrips, streams, throughput
 from bench.figures import Figure, as_json, as_markdown, show
 from bench.processes import BenchError, stay_off_the_gates_core
 from tokengate import __version__
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "idle": idle.run,
+    "injection": injection.run,
     "roundtrips": roundtrips.run,
     "exact": races.run,
     "overspend": overspend.run,

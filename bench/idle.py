@@ -22,12 +22,12 @@ SETTLE_S: Final = 2.0
 POLL_S: Final = 0.005
 
 
-def _rss_mb(pid: int) -> float:
+def rss_mb_of(pid: int) -> float:
     """Resident memory of a process and its children, in MB of 2^20 bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     own = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own + sum(_rss_mb(int(child)) for child in children)
+    return own + sum(rss_mb_of(int(child)) for child in children)
 
 
 def run() -> list[Figure]:
@@ -50,7 +50,7 @@ def run() -> list[Figure]:
             ) as process:
                 ready_s.append(time.monotonic() - started)
                 time.sleep(SETTLE_S)
-                rss_mb.append(_rss_mb(process.pid))
+                rss_mb.append(rss_mb_of(process.pid))
     return [
         at_most("an idle sidecar's memory", statistics.median(rss_mb), "MB", 70),
         at_most("from its start to ready, median", statistics.median(ready_s), "s", 1.0),
