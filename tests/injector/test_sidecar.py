@@ -122,7 +122,7 @@ async def test_without_redis_it_is_ready_and_says_that_it_is_degraded(tmp_path: 
         assert (health.status_code, health.json()["store"]) == (503, "unavailable")
         code, _, errors = await run(running.environ, AGENT.replace("OpenAI()", "OpenAI(max_retries=0)"))
         assert code == 1
-        assert "store_unavailable" in errors
+        assert "The budget store cannot be reached" in errors
         assert provider.received == 0
 
 

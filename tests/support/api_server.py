@@ -125,7 +125,8 @@ class ApiServer:
         return self._listed(f"/api/v1/namespaces/{namespace}/pods")
 
     def _listed(self, path: str) -> list[Manifest]:
-        return [found for place, found in self.objects.items() if place.startswith(f"{path}/")]
+        with self._lock:
+            return [found for place, found in self.objects.items() if place.startswith(f"{path}/")]
 
     def _store(self, path: str, manifest: Manifest) -> Manifest:
         with self._lock:
