@@ -14,7 +14,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types audit lock image image-test dashboards charts bench soak ci clean
+.PHONY: help run demo test lint types endpoints audit lock image image-test dashboards charts bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(VENV)/installed-dev ## Check style and the import contracts
 
 types: $(VENV)/installed-dev ## Check the types
 	$(BIN)/mypy
+
+endpoints: $(VENV)/installed-dev ## Write docs/reference/endpoints.md from the code
+	@$(BIN)/python .ci/endpoints.py
 
 audit: $(VENV)/installed-dev ## Check that no dependency is missing, in conflict or withdrawn
 	@$(BIN)/python .ci/audit.py

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a program, not a module
 """Audit what is installed: nothing is missing or in conflict, nothing was withdrawn, and all of it is from the index.
 
 Asks the package index alone, as `pip install` does. It knows nothing of vulnerabilities: for those a database is

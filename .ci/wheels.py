@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a program, not a module
 """Check that the image can be built for every platform: each locked dependency has a wheel for it, with its hash.
 
 Asks the package index alone, as `pip install` does, and installs nothing. Run by hand after `make lock`, and by the

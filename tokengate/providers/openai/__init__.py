@@ -8,6 +8,7 @@ from typing import Final
 from tokengate.providers import Route
 from tokengate.providers.openai.errors import OpenAIDialect
 from tokengate.providers.openai.requests import ChatCompletions, Completions, Embeddings
+from tokengate.providers.openai.responses import Responses
 
 __all__ = ("ROUTES", "dialect")
 
@@ -17,10 +18,45 @@ _METERED: Final = (
     ("/v1/chat/completions", ChatCompletions()),
     ("/v1/completions", Completions()),
     ("/v1/embeddings", Embeddings()),
+    ("/v1/responses", Responses()),
+)
+
+_OTHERS: Final = (
+    "Responses are kept by the provider for all who have its key, and the gate does not know whose this one is: keep "
+    "what you were answered."
+)
+_BY_THE_PIECE: Final = "This is billed by the image, the second or the character, and has no price here."
+_FILES: Final = "Files are kept by the provider for all who have its key: nothing here meters what reads them."
+_LATER: Final = "What this costs is known only after a day or more, and nothing could hold it until then."
+_REFUSED: Final = (
+    ("GET", "/v1/responses", "Responses over a WebSocket are not metered: send them by POST."),
+    ("GET", "/v1/responses/*", _OTHERS),
+    ("DELETE", "/v1/responses/*", _OTHERS),
+    ("POST", "/v1/responses/*/cancel", _OTHERS),
+    ("POST", "/v1/responses/compact", "What is compacted is not metered here."),
+    ("GET", "/v1/realtime", "Realtime sessions are not metered: they have no end at which to hold their price."),
+    ("POST", "/v1/realtime/*", "Realtime sessions are not metered: they have no end at which to hold their price."),
+    ("POST", "/v1/images/generations", _BY_THE_PIECE),
+    ("POST", "/v1/images/edits", _BY_THE_PIECE),
+    ("POST", "/v1/images/variations", _BY_THE_PIECE),
+    ("POST", "/v1/audio/speech", _BY_THE_PIECE),
+    ("POST", "/v1/audio/transcriptions", _BY_THE_PIECE),
+    ("POST", "/v1/audio/translations", _BY_THE_PIECE),
+    ("POST", "/v1/videos", _BY_THE_PIECE),
+    (
+        "POST",
+        "/v1/files",
+        "Files are kept by the provider for all who have its key: nothing here meters what reads them.",
+    ),
+    ("POST", "/v1/batches", _LATER),
+    ("POST", "/v1/fine_tuning/jobs", _LATER),
 )
 
 ROUTES: Final[tuple[Route, ...]] = (
     *(Route("POST", path, dialect, endpoint.name, endpoint) for path, endpoint in _METERED),
+    Route("POST", "/v1/responses/input_tokens", dialect, "input_tokens", None),
+    Route("POST", "/v1/moderations", dialect, "moderations", None),
     Route("GET", "/v1/models", dialect, "models", None),
     Route("GET", "/v1/models/*", dialect, "models", None),
+    *(Route(method, path, dialect, path.removeprefix("/v1/"), None, refused=why) for method, path, why in _REFUSED),
 )

@@ -331,6 +331,11 @@ def _named(model: str) -> _Named:
     return _Named(name, _REASONS.match(name) is not None, "-search" in name or "-deep-research" in name)
 
 
+def reasons(model: str) -> bool:
+    """Whether a model may reason before it answers, which is billed and not shown."""
+    return _named(model).reasons
+
+
 def _inputs(document: dict[str, Any], field: str) -> int:
     """How many prompts there are in a string, a list of strings, a list of token ids, or a list of such lists.
 

@@ -32,7 +32,7 @@ def read_usage(answer: dict[str, Any], fees: tuple[tuple[str, int], ...]) -> Usa
     if type(usage) is not dict:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    if not _is_count(prompt) or not _is_count(completion) or prompt == 0:
+    if not is_count(prompt) or not is_count(completion) or prompt == 0:
         return None
     model, tier = answer.get("model"), answer.get("service_tier")
     model, tier = model if type(model) is str else "", tier if type(tier) is str else ""
@@ -48,7 +48,7 @@ def read_usage(answer: dict[str, Any], fees: tuple[tuple[str, int], ...]) -> Usa
         generated.get("reasoning_tokens") or 0,
     )
     for detail in details:
-        if not _is_count(detail):
+        if not is_count(detail):
             return None
     cached, written, audio_in, images, audio_out, reasoning = details
     return Usage(
@@ -66,7 +66,7 @@ def read_usage(answer: dict[str, Any], fees: tuple[tuple[str, int], ...]) -> Usa
     )
 
 
-def _is_count(value: object) -> TypeGuard[int]:
+def is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= TOKENS_REPORTED_MAX
 
 

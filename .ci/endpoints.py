@@ -1,0 +1,40 @@
+"""Writes docs/reference/endpoints.md from the tables of the providers: `python .ci/endpoints.py`; a test compares."""
+
+from pathlib import Path
+from typing import Final
+
+from tokengate.providers import Route, anthropic, gemini, openai
+
+PAGE: Final = Path(__file__).parent.parent / "docs" / "reference" / "endpoints.md"
+
+_HEAD: Final = """# Endpoints
+
+What of the providers' APIs passes the gate, and what does not, with the reason that its caller is told. A `*` stands
+for one name, and at the end of a path for all that is left. Whatever is not here is refused with 404
+`endpoint_not_metered`. This page is written from the code, by `make endpoints`.
+
+Where a call goes is told by its path; `GET /v1/models`, which three providers have, by its headers. Base URLs for the
+SDKs: `http://localhost:8000/v1` for OpenAI's, `http://localhost:8000` for Anthropic's and Google's, and
+`http://localhost:8000/v1beta/openai` for Gemini by OpenAI's.
+"""
+
+
+def _kind(route: Route) -> str:
+    if route.refused:
+        return f"refused: {route.refused}"
+    told = f", if `{route.told_by.decode()}` is sent" if route.told_by else ""
+    return ("metered" if route.endpoint is not None else "free, passed through") + told
+
+
+def page() -> str:
+    """The text of the page."""
+    sections = [_HEAD]
+    for name, routes in (("OpenAI", openai.ROUTES), ("Anthropic", anthropic.ROUTES), ("Gemini", gemini.ROUTES)):
+        rows = [f"| `{route.method} {route.path}` | {_kind(route)} |" for route in routes]
+        sections.append("\n".join([f"## {name}\n", "| Endpoint | |", "|---|---|", *rows]) + "\n")
+    sections.append((Path(__file__).parent / "features.md").read_text())
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,171 @@
+"""Meters for responses, whole or streamed. Bytes pass as they came; nothing here raises.
+
+A stream tells what it used once, in the response within its terminal event (`response.completed`, `.incomplete` or
+`.failed`); what broke off before that is known by the text it showed, unless the model reasons, which is not shown
+(https://developers.openai.com/api/docs/guides/streaming-responses).
+"""
+
+from typing import Any, Final
+
+import orjson
+
+from tokengate.domain import Usage
+from tokengate.providers import Meter, Reading
+from tokengate.providers.openai.usage import is_count
+from tokengate.sse import Decoder, Event
+
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A response up to this size is kept until its end."""
+OUTPUT_SEEN_BYTES_MAX: Final = 256 * 1024
+"""How much generated text of one response is kept to be counted."""
+
+_TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_SEARCH_CALLS: Final = {"web_search_call": "web_search", "file_search_call": "file_search"}
+
+
+def response_meter(status: int, content_type: str, *, hidden_output: bool) -> Meter:
+    """The meter for an answer.
+
+    Args:
+        status: of the answer.
+        content_type: of the answer.
+        hidden_output: whether the model may generate what it does not show.
+    """
+    charged = 200 <= status < 300
+    if charged and content_type.partition(";")[0].strip().lower() == "text/event-stream":
+        return ResponseStreamMeter(hidden_output=hidden_output)
+    return ResponseBodyMeter(charged=charged)
+
+
+class ResponseBodyMeter:
+    """A response that is one JSON document, or an error, which costs nothing."""
+
+    __slots__ = ("_bytes_seen", "_charged", "_finished", "_kept")
+
+    def __init__(self, *, charged: bool) -> None:
+        self._charged = charged
+        self._kept: list[bytes] = []
+        self._bytes_seen = 0
+        self._finished = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._bytes_seen += len(chunk)
+        if self._charged and self._bytes_seen <= BODY_BYTES_MAX:
+            self._kept.append(chunk)
+        else:
+            self._kept.clear()
+        return chunk
+
+    def finish(self) -> bytes:
+        self._finished = True
+        return b""
+
+    def reading(self) -> Reading:
+        usage = read_response(_parse(b"".join(self._kept))) if self._finished and self._kept else None
+        return Reading(usage, self._finished, "", self._bytes_seen, hidden_output=self._charged and usage is None)
+
+
+class ResponseStreamMeter:
+    """A response that is an event stream."""
+
+    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_seen", "_seen_bytes", "_usage")
+
+    def __init__(self, *, hidden_output: bool) -> None:
+        self._decoder = Decoder()
+        self._hidden = hidden_output
+        self._usage: Usage | None = None
+        self._done = False
+        self._seen: list[bytes] = []
+        self._seen_bytes = 0
+        self._bytes_seen = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not self._done:
+            for event in self._decoder.feed(chunk):
+                self._note(event)
+        return chunk
+
+    def finish(self) -> bytes:
+        rest = self._decoder.rest()
+        if rest:
+            self._note(Event(rest))
+        return b""
+
+    def reading(self) -> Reading:
+        if self._usage is not None:
+            return Reading(self._usage, True, "", 0)
+        seen = b"".join(self._seen).decode("utf-8", "ignore")
+        # A response that ended and does not say what it used has shown nothing of that either.
+        hidden = self._hidden or self._done
+        return Reading(None, self._done, seen, self._bytes_seen + self._decoder.held_bytes, hidden)
+
+    def _note(self, event: Event) -> None:
+        document = None if event.oversized else _parse(event.data)
+        if document is None:
+            self._bytes_seen += len(event.raw)
+            return
+        kind = document.get("type")
+        if kind in _TERMINAL:
+            self._usage, self._done = read_response(document.get("response")), True
+        elif type(kind) is str and kind.endswith(".delta"):
+            self._note_text(document.get("delta"))
+
+    def _note_text(self, delta: object) -> None:
+        content = delta.encode("utf-8", "replace") if type(delta) is str else orjson.dumps(delta)
+        self._bytes_seen += len(content)
+        if self._seen_bytes < OUTPUT_SEEN_BYTES_MAX:
+            self._seen.append(content[: OUTPUT_SEEN_BYTES_MAX - self._seen_bytes])
+            self._seen_bytes += len(self._seen[-1])
+
+
+def read_response(response: object) -> Usage | None:
+    """What a response says it used; None if it has no figures that can be believed.
+
+    By `openai/types/responses/response_usage.py`; each call of one of the provider's tools in its output costs a fee.
+    """
+    if type(response) is not dict:
+        return None
+    usage = response.get("usage")
+    if type(usage) is not dict:
+        return None
+    read, generated = usage.get("input_tokens_details") or {}, usage.get("output_tokens_details") or {}
+    if type(read) is not dict or type(generated) is not dict:
+        return None
+    counts: tuple[Any, ...] = (
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        read.get("cached_tokens") or 0,
+        read.get("cache_write_tokens") or 0,
+        generated.get("reasoning_tokens") or 0,
+    )
+    if not all(is_count(count) for count in counts) or not counts[0]:
+        return None
+    tokens_in, tokens_out, cached, written, reasoning = counts
+    model, tier = response.get("model"), response.get("service_tier")
+    return Usage(
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=reasoning,
+        model=model if type(model) is str else "",
+        service_tier=tier if type(tier) is str else "",
+        calls=_searches(response.get("output")),
+    )
+
+
+def _searches(output: object) -> tuple[tuple[str, int], ...]:
+    found: dict[str, int] = {}
+    for item in output if type(output) is list else ():
+        fee = _SEARCH_CALLS.get(str(item.get("type"))) if type(item) is dict else None
+        if fee is not None:
+            found[fee] = found.get(fee, 0) + 1
+    return tuple(sorted(found.items()))
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return document if type(document) is dict else None
