@@ -19,7 +19,7 @@ FOLDER: Final = Path(tempfile.gettempdir()) / "tokengate-image"
 """Kept from run to run, for the base image. Outside of the repository, since whole systems are in it."""
 BASE: Final = "localhost/python:3.11-slim"
 BASE_PACKAGES: Final = "python3,python3-venv,python3-pip,ca-certificates"
-NEEDED: Final = ("buildah", "podman", "runc", "debootstrap", "unshare", "nft")
+NEEDED: Final = ("buildah", "podman", "runc", "debootstrap", "unshare", "nsenter", "nft", "ip")
 
 BUILD_S_MAX: Final = 900
 RUN_S_MAX: Final = 60
