@@ -399,6 +399,7 @@ class TestStore:
             keys.usage_by_agent("t", 0).removesuffix("0") + "DAY",
             *(keys.index("t", "session", order) for order in ("names", "frozen", "spent", "share")),
             keys.reader("t", "NAME"),
+            keys.reader_ends("t", "NAME"),
         }
         made |= {of("t", 0).removesuffix("0") + "HOUR" for of in (keys.usage, keys.stats)}
         listed = {code(row[0])[0].replace("{tenant}", "{t}") for row in rows(reference("store"), "| Key |")}

@@ -18,7 +18,7 @@ from tokengate.alerts import TOPICS, dispatch, store_alert, webhook
 from tokengate.alerts.dispatch import AGE_S_MAX, Dispatcher
 from tokengate.alerts.webhook import Webhook
 from tokengate.ledger import StoreUnavailable
-from tokengate.ledger.events import EventFeed, Taken
+from tokengate.ledger.events import Ends, EventFeed, Taken
 from tokengate.ledger.redis import RedisLedger
 from tokengate.upstream.transport import HttpTransport
 
@@ -144,7 +144,7 @@ class TestTelling:
         pauses: list[float] = []
 
         class Feed:
-            async def take(self, told: str, *, back: bool = False) -> Taken:
+            async def take(self, told: str, *, back: bool = False, ends: Ends = ()) -> Taken:
                 return Taken(True, False, [])
 
             async def release(self, told: str) -> None: ...
@@ -161,6 +161,72 @@ class TestTelling:
         for number, pause_s in enumerate(pauses):
             longest = min(2.0**number, dispatch.RETRY_MAX_S)
             assert longest / 2 - 0.1 <= pause_s <= longest
+
+
+def freeze(cli: "redis.Redis", session: str, for_ms: int | None) -> str:
+    after = "frozen" if for_ms is None else f"frozen until {now_ms(cli) + for_ms}"
+    fields: dict[Any, Any] = {
+        "at_ms": now_ms(cli),
+        "kind": "freeze",
+        "scope": f"tokengate:{{default}}:session:{session}",
+    }
+    return str(cli.xadd(EVENTS, fields | {"by": "anomaly", "before": "open", "after": after, "reason": "a loop"}))
+
+
+class TestFreezesThatEnd:
+    ENDS: Final = f"{READER}:ends"
+
+    async def test_the_end_is_told_once(self, store: Server, redis_cli: "redis.Redis") -> None:
+        async with receiver() as hook, running(store, hook), running(store, hook, "two"):
+            freeze(redis_cli, "alice", 300)
+            freeze(redis_cli, "bob", None)
+            await hook.count(3)
+            await until(lambda: not redis_cli.exists(self.ENDS))
+            assert hook.summaries == [
+                "The session alice is frozen: a loop.",
+                "The session bob is frozen: a loop.",
+                "The session alice is no longer frozen: its time is over.",
+            ]
+            first, _, last = hook.bodies
+            assert (last["type"], last["state"], last["dedup_key"]) == ("thaw", "resolved", first["dedup_key"])
+
+    async def test_one_that_was_lifted_before_does_not_end_again(self, store: Server, redis_cli: "redis.Redis") -> None:
+        async with receiver() as hook, running(store, hook):
+            freeze(redis_cli, "alice", 500)
+            await hook.count(1)
+            lifted: dict[Any, Any] = {"at_ms": now_ms(redis_cli), "kind": "unfreeze"}
+            redis_cli.xadd(EVENTS, lifted | {"scope": "tokengate:{default}:session:alice", "by": "admin"})
+            await hook.count(2)
+            await until(lambda: not redis_cli.exists(self.ENDS))
+            assert hook.summaries[1] == "The session alice is no longer frozen."
+
+    async def test_one_that_was_prolonged_ends_later(self, store: Server, redis_cli: "redis.Redis") -> None:
+        async with receiver() as hook, running(store, hook):
+            freeze(redis_cli, "alice", 60_000)
+            freeze(redis_cli, "alice", 300)
+            await hook.count(3)
+            assert [body["type"] for body in hook.bodies] == ["freeze", "freeze", "thaw"]
+
+    async def test_ends_that_concern_nobody_any_more_are_forgotten(
+        self, store: Server, redis_cli: "redis.Redis"
+    ) -> None:
+        redis_cli.zadd(self.ENDS, {"tokengate:{default}:session:alice": 1, "rubbish": 2})
+        async with receiver() as hook, running(store, hook, topics=frozenset({"budget"})):
+            await until(lambda: not redis_cli.exists(self.ENDS))
+            last = happen(redis_cli, 80)
+            await hook.count(1)
+            assert [body["id"] for body in hook.bodies] == [last]
+
+    async def test_it_outlives_the_gate_that_told_of_the_freeze(self, store: Server, redis_cli: "redis.Redis") -> None:
+        async with receiver() as hook:
+            async with running(store, hook, lease_ms=200) as one:
+                freeze(redis_cli, "alice", 600)
+                await hook.count(1)
+                await until(lambda: bool(redis_cli.exists(self.ENDS)))
+                await one.crash()
+            async with running(store, hook, "two", lease_ms=200):
+                await hook.count(2)
+            assert hook.summaries[1] == "The session alice is no longer frozen: its time is over."
 
 
 class TestDying:
@@ -210,7 +276,7 @@ class Flaky:
     may_tell_back: bool = True
     asked_back: list[bool] = field(default_factory=list)
 
-    async def take(self, told: str, *, back: bool = False) -> Taken:
+    async def take(self, told: str, *, back: bool = False, ends: Ends = ()) -> Taken:
         if self.away:
             raise StoreUnavailable("gone")
         self.asked_back.append(back)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from tokengate.ledger.events import Event
+from tokengate.ledger.events import ENDED, Event
 from tokengate.ledger.keys import PREFIX
 from tokengate.money import NANO_PER_USD, AmountError, format_usd, parse_usd
 
@@ -79,7 +79,7 @@ def alert_of(event: Event, tenant: str) -> Alert | None:
     """What an event of the store has to say to people; None: nothing."""
     if event.kind in ("threshold", "relief"):
         return _budget(event, tenant)
-    if event.kind in ("freeze", "unfreeze"):
+    if event.kind in ("freeze", "unfreeze", ENDED):
         return _freeze(event, tenant)
     return None
 
@@ -170,7 +170,10 @@ def _freeze(event: Event, tenant: str) -> Alert | None:
     frozen = event.kind == "freeze"
     reason = event.fields.get("reason", "")[:TEXT_CHARACTERS_MAX] or None
     whose = f"The {subject.kind} {subject.name}"
-    summary = f"{whose} is frozen: {reason or 'no reason was given'}." if frozen else f"{whose} is no longer frozen."
+    over = ": its time is over" if event.kind == ENDED else ""
+    summary = (
+        f"{whose} is frozen: {reason or 'no reason was given'}." if frozen else f"{whose} is no longer frozen{over}."
+    )
     return Alert(
         event.id,
         "freeze" if frozen else "thaw",

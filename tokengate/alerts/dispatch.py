@@ -17,7 +17,7 @@ import structlog
 from tokengate.alerts import Alert, alert_of, store_alert, topic
 from tokengate.alerts.webhook import Attempt, Result, Webhook
 from tokengate.ledger import LedgerError
-from tokengate.ledger.events import LEASE_MS, Feed
+from tokengate.ledger.events import ENDED, LEASE_MS, Event, Feed
 
 READER_POLL_S: Final = 1.0
 """How often the gate that reads asks for more."""
@@ -81,6 +81,8 @@ class Dispatcher:
         self._pace = pace
         self._told = ""
         """The last event that was dealt with."""
+        self._ends: list[tuple[str, int | None]] = []
+        """Freezes that were told of, and when they end by themselves; to be noted with it."""
         self._reading = False
         self._away_since_s: float | None = None
         self._away_after_s = 0.0
@@ -105,7 +107,8 @@ class Dispatcher:
 
     async def _turn(self) -> None:
         """Read, and deliver the first event that concerns anybody."""
-        taken = await self._feed.take(self._told, back=self._away_told)
+        taken = await self._feed.take(self._told, back=self._away_told, ends=self._ends)
+        self._ends.clear()
         self._reading = taken.mine
         if self._away_since_s is not None:
             await self._back(may_tell=taken.may_tell_back)
@@ -114,12 +117,21 @@ class Dispatcher:
             alert = alert_of(event, self._tenant)
             if alert is not None and self._concerns(alert):
                 if await self._deliver(alert, self._still_reading):
-                    self._told = event.id
+                    self._done(event, alert)
                 # Noted at once, by reading on: else whoever takes over would tell it again.
                 return
-            self._told = event.id
+            self._done(event, None)
         if not taken.events:
             await self._pause(READER_POLL_S if taken.mine else OTHERS_POLL_S)
+
+    def _done(self, event: Event, told: Alert | None) -> None:
+        """An event was dealt with; None: it concerns nobody."""
+        if event.kind == ENDED:
+            self._ends.append((event.fields["scope"], None))
+            return
+        self._told = event.id
+        if told is not None and topic(told) == "freeze":
+            self._ends.append((event.fields["scope"], told.until_ms if told.state == "firing" else None))
 
     def _concerns(self, alert: Alert) -> bool:
         if topic(alert) not in self._topics:

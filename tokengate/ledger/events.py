@@ -6,7 +6,7 @@ yet: the store gives it to whoever has the lease of that reader, or gives the le
 wrong order.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -14,10 +14,13 @@ from msgspec import Struct
 from tokengate.ledger import keys
 from tokengate.ledger.link import Reply
 from tokengate.ledger.redis import Script
-from tokengate.ledger.resp import Parts, parts
+from tokengate.ledger.resp import Part, Parts, parts
 
 LEASE_MS: Final = 30_000
 """How long a reader is held without being renewed: longer than telling one event may take."""
+
+ENDED: Final = "ended"
+"""A kind of event that nobody writes: a freeze has ended by itself. Its fields are `scope` and `until`."""
 
 BATCH_MAX: Final = 100
 """How many events are read at a time; most of them concern nobody."""
@@ -45,11 +48,18 @@ class Taken(Struct, frozen=True):
     events: list[Event]
 
 
+Ends = Sequence[tuple[str, int | None]]
+"""Keys of scopes, and when their freezes end (ms); None: that is over."""
+
+
 class Feed(Protocol):
     """What a teller needs."""
 
-    async def take(self, told: str, *, back: bool = False) -> Taken:
+    async def take(self, told: str, *, back: bool = False, ends: Ends = ()) -> Taken:
         """Note how far it was told, keep or get the lease, and read on. `back`: the store had been lost.
+
+        A freeze of which the end is noted in `ends` comes as an event of the kind `ENDED` when it has ended, and
+        whenever asked until that is noted too.
 
         Raises:
             StoreUnavailable: the store does not answer.
@@ -83,27 +93,32 @@ class EventFeed:
             lease_ms: see `LEASE_MS`.
         """
         self._run = run
-        self._keys = (keys.events(tenant), keys.reader(tenant, reader))
+        self._keys = (keys.events(tenant), keys.reader(tenant, reader), keys.reader_ends(tenant, reader))
         self._owner = owner
         self._lease_ms = lease_ms
         self._script = Script("take")
         self.now_ms = 0
         """For tests: production lets the server's clock decide."""
 
-    async def take(self, told: str, *, back: bool = False) -> Taken:
-        reply = await self._ask(self._lease_ms, told, QUIET_MS if back else 0)
+    async def take(self, told: str, *, back: bool = False, ends: Ends = ()) -> Taken:
+        reply = await self._ask(self._lease_ms, told, QUIET_MS if back else 0, ends)
         return Taken(reply[0] == 1, reply[1] == 1, [_event(entry) for entry in reply[2:]])
 
     async def release(self, told: str) -> None:
         await self._ask(0, told, 0)
 
-    async def _ask(self, lease_ms: int, told: str, quiet_ms: int) -> Reply:
-        given = (self.now_ms, self._owner, lease_ms, told, BATCH_MAX, quiet_ms)
+    async def _ask(self, lease_ms: int, told: str, quiet_ms: int, ends: Ends = ()) -> Reply:
+        given: list[Part] = [self.now_ms, self._owner, lease_ms, told, BATCH_MAX, quiet_ms]
+        for key, end_ms in ends:
+            given += [key, "" if end_ms is None else end_ms]
         return await self._run(self._script, parts(len(self._keys), *self._keys, *given))
 
 
 def _event(entry: list[Reply]) -> Event:
     words = [word.decode(errors="replace") for word in entry[1]]
+    if not entry[0]:
+        scope, until = words
+        return Event(f"{ENDED}-{until}-{scope}", int(until), ENDED, {"scope": scope, "until": until})
     fields = dict(zip(words[::2], words[1::2], strict=True))
     at_ms, kind = fields.pop("at_ms", ""), fields.pop("kind", "")
     identity: str = entry[0].decode()

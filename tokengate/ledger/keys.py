@@ -104,3 +104,8 @@ def journals(tenant: str) -> str:
 def reader(tenant: str, name: str) -> str:
     """Hash: how far the events were read for a purpose, and by whom now."""
     return f"{PREFIX}:{{{tenant}}}:reader:{name}"
+
+
+def reader_ends(tenant: str, name: str) -> str:
+    """Sorted set: the scopes whose freezes will end by themselves (ms), as far as a reader has told of them."""
+    return f"{reader(tenant, name)}:ends"
