@@ -35,8 +35,8 @@ HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 """How much is held to put entries in the order of their times. A log is written in the order of the calls' ends."""
 
 TOGETHER_MS: Final = 50
-"""Calls of one session of which nobody wrote down how long they took were made together if they came within this time,
-and else one after the other."""
+"""Calls of one session of which nobody wrote down how long they took were made together if each came within this time
+of the one before, and else one after the other."""
 
 
 class Finding(Struct):
@@ -190,8 +190,9 @@ class Replay:
 
     def _end_untimed(self, entry: Entry) -> None:
         """The session's calls that may have ended by now have ended, if a call comes that was not made with them."""
-        for each in list(self._untimed.get(entry.session, ())):
-            if entry.at_ms - each.entry.at_ms >= TOGETHER_MS:
+        untimed = self._untimed.get(entry.session)
+        if untimed is not None and entry.at_ms - untimed[-1].entry.at_ms >= TOGETHER_MS:
+            for each in list(untimed):
                 self._settle(each, entry.at_ms)
 
     def _settle_first(self) -> None:

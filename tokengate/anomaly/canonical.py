@@ -69,6 +69,18 @@ _COUNTED: Final = re.compile(
 )
 """Which attempt it is: whoever counts them has learnt nothing from those before."""
 
+_ID_SIGNS: Final = (b"id=", b"id:", b"ID=", b"ID:", b"Id=", b"Id:")
+_ID: Final = re.compile(rb"[ #]{0,2}[\"']?((?=[A-Za-z_-]*\d)[\w-]{8,64})")
+_NAMED_ID: Final = b'"id":"'
+_RANDOM_ID: Final = re.compile(rb'[A-Za-z]{0,12}[-_]?[0-9a-f]{8,64}"')
+"""Ids as programs write them. A result of the same call that differs by its id alone says the same."""
+
+STAMPED_BYTES_MAX: Final = 2
+"""How far from its beginning a person's text may have its timestamp: within brackets."""
+
+SAID_BYTES_MIN: Final = 8
+"""How much must follow it; a text that is nothing but a time is about that time."""
+
 _LABEL: Final = re.compile(
     rb"(?:time|now|clock|timestamp|today|trace|request|correlation|span|run|session)(?![a-z])[\w .]{0,12}\W{0,4}\Z",
     re.IGNORECASE,
@@ -193,17 +205,25 @@ def _constant(text: bytes, is_json: bool, by: By) -> bytes:
         spans += islice(_times(shape), most)
     if b"0000000000" in shape:
         spans += islice(_epochs(text, shape), most)
+    stamps = len(spans)
     if b"-" in text:
         spans += islice(_uuids(text), most)
     if by is By.PERSON:
-        spans = [span for span in spans if _LABEL.search(text, max(0, span[0] - LABEL_BYTES_MAX), span[0])]
+        spans = [
+            span
+            for place, span in enumerate(spans)
+            if (place < stamps and span[0] <= STAMPED_BYTES_MAX and span[1] + SAID_BYTES_MIN <= len(text))
+            or _LABEL.search(text, max(0, span[0] - LABEL_BYTES_MAX), span[0])
+        ]
     else:
+        spans += islice(_labelled_ids(text), most)
         if b"0x" in text:
             spans += islice((found.span() for found in _ADDRESS.finditer(text)), most)
         if b"." in text:
             spans += islice(_took(text), most)
         if is_json:
             spans += islice((found.span() for found in _PASSING.finditer(text)), most)
+            spans += islice(_random_ids(text), most)
     if b"ttempt" in text or b"etry" in text:
         spans += islice((found.span() for found in _COUNTED.finditer(text)), most)
     return _without(text, spans) if spans else text
@@ -246,6 +266,26 @@ def _uuids(text: bytes) -> Iterator[tuple[int, int]]:
         start = found.start() - _UUID_BEGIN_BYTES
         if start >= 0 and _UUID_BEGIN.match(text, start):
             yield start, found.end()
+
+
+def _labelled_ids(text: bytes) -> Iterator[tuple[int, int]]:
+    for sign in _ID_SIGNS:
+        at = text.find(sign)
+        while at >= 0:
+            found = None if sign.islower() and text[at - 1 : at].isalpha() else _ID.match(text, at + len(sign))
+            if found is not None:
+                yield found.span(1)
+            at = text.find(sign, at + 1)
+
+
+def _random_ids(text: bytes) -> Iterator[tuple[int, int]]:
+    at = text.find(_NAMED_ID)
+    while at >= 0:
+        at += len(_NAMED_ID)
+        found = _RANDOM_ID.match(text, at)
+        if found is not None:
+            yield found.span()
+        at = text.find(_NAMED_ID, at)
 
 
 def _took(text: bytes) -> Iterator[tuple[int, int]]:
