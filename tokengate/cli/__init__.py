@@ -1,7 +1,7 @@
 """The commands: thin skins over what the rest of TokenGate can do.
 
 Start-up matters at a prompt: each command imports what it needs when it is called. Results go to standard output, what
-went wrong to standard error; exit codes are 0 done, 1 could not be done, 2 wrong arguments or settings.
+went wrong to standard error; `say.Exit` has the exit codes.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tokengate import __version__
-from tokengate.cli import budgets, inject, injector, pricing
+from tokengate.cli import budgets, events, export, inject, injector, pricing, sessions, spending, top
 from tokengate.cli.reach import Json, settings_of
 from tokengate.cli.say import Exit, fail
 
@@ -26,8 +26,14 @@ app = typer.Typer(
 app.add_typer(pricing.app, name="pricing")
 app.add_typer(injector.app, name="injector")
 app.command()(inject.inject)
-app.command()(budgets.set_budget)
-app.command()(budgets.get_budget)
+for panel, commands in (
+    ("Sessions and budgets", (budgets.set_budget, budgets.get_budget, sessions.list_sessions, sessions.show_session)),
+    ("Sessions and budgets", (sessions.freeze_session, sessions.unfreeze_session)),
+    ("Sessions and budgets", (sessions.reset_session, sessions.delete_session)),
+    ("Reports", (top.top, spending.spend, events.events, export.export)),
+):
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,6 @@
 """`set-budget` and `get-budget`."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -9,23 +9,21 @@ from tokengate.cli.reach import Json, Server, TokenFile, run, who
 from tokengate.cli.say import Exit, fail, note, print_json, shown
 
 if TYPE_CHECKING:
+    from tokengate.control import Control
     from tokengate.control.words import Account, Kind
 
 DEFAULT: Final = "default"
 """In the place of an amount: the default again."""
 
 Name = Annotated[str, typer.Argument(metavar="SESSION", help="Its id.", autocompletion=names)]
-KindOf = Annotated[str, typer.Option("--kind", metavar="KIND", help="What the id is of: session, agent or tenant.")]
+KindOf = Annotated[Literal["session", "agent", "tenant"], typer.Option("--kind", help="What the id is of.")]
 
 
 def kind_of(text: str) -> "Kind":
     """What `--kind` says."""
     from tokengate.control.words import Kind
 
-    try:
-        return Kind(text)
-    except ValueError:
-        fail(f"--kind {text}: it is session, agent or tenant", Exit.WRONG)
+    return Kind(text)
 
 
 def _name_of(session: str) -> str:
@@ -61,8 +59,15 @@ def set_budget(
         budget_nano = None if amount == DEFAULT else parse_usd(amount)
     except AmountError as error:
         fail(str(error), Exit.WRONG)
-    account = run(lambda control: control.set_budget(of, name, budget_nano, by=who()), server, token_file)
+
+    async def act(control: "Control") -> "tuple[Account, str]":
+        hint = await _hint(control, of, name)
+        return await control.set_budget(of, name, budget_nano, by=who()), hint
+
+    account, hint = run(act, server, token_file)
     _print(account, as_json=as_json)
+    if hint:
+        note(f"it is new; {hint}")
 
 
 def get_budget(
@@ -74,7 +79,26 @@ def get_budget(
 ) -> None:
     """Show a session's budget, what is spent of it and what is held."""
     of, name = kind_of(kind), _name_of(session)
-    _print(run(lambda control: control.account(of, name), server, token_file), as_json=as_json)
+
+    async def act(control: "Control") -> "tuple[Account, str]":
+        account = await control.account(of, name)
+        return account, "" if account.known else await _hint(control, of, name)
+
+    account, hint = run(act, server, token_file)
+    _print(account, as_json=as_json)
+    if hint:
+        note(hint)
+
+
+async def _hint(control: "Control", kind: "Kind", name: str) -> str:
+    """What else may have been meant, if there is none of that name."""
+    from tokengate.control import Unknown
+
+    try:
+        await control.detail(kind, name)
+    except Unknown as error:
+        return f"did you mean {' or '.join(error.similar)}?" if error.similar else ""
+    return ""
 
 
 def _print(account: "Account", *, as_json: bool) -> None:

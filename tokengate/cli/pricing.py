@@ -7,17 +7,18 @@ import json
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tokengate.money import format_usd, usd_number
-from tokengate.prices import PRICE_FIELDS, Price, PriceTableError, Rates
-from tokengate.pricing import Lookup, PriceTable
 from tokengate.resources import pricing_file, pricing_overlay_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tokengate.prices import Price, Rates
+    from tokengate.pricing import Lookup, PriceTable
 
 app = typer.Typer(help="Prices: look one up, check a price file, rebuild it from its sources.", no_args_is_help=True)
 
@@ -70,6 +71,7 @@ def sync(
     left_out: Annotated[bool, typer.Option("--left-out", help="List the models that could not be priced.")] = False,
 ) -> None:
     """Rebuild the price file from genai-prices and the curated facts."""
+    from tokengate.prices import PriceTableError
     from tokengate.pricesync import SyncError
     from tokengate.pricesync import sync as build
 
@@ -96,8 +98,11 @@ def sync(
     )
 
 
-def _load(file: Path) -> PriceTable:
+def _load(file: Path) -> "PriceTable":
     """The table in a file, or every fault of it on stderr and exit code 1."""
+    from tokengate.prices import PriceTableError
+    from tokengate.pricing import PriceTable
+
     try:
         return PriceTable.parse(file.read_bytes())
     except OSError as error:
@@ -125,13 +130,19 @@ def _complain(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def _offers(price: Price) -> list[tuple[str, int, Rates]]:
+def _offers(price: "Price") -> "list[tuple[str, int, Rates]]":
     """Every set of rates of a price: (service tier, above so many input tokens, rates), the standard ones first."""
     tiers = [(STANDARD, price.brackets), *price.service_tiers]
     return [(name, bracket.above_tokens, bracket.rates) for name, brackets in tiers for bracket in brackets]
 
 
-def _print(model: str, lookup: Lookup, price: Price) -> None:
+def _print(model: str, lookup: "Lookup", price: "Price") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tokengate.prices import PRICE_FIELDS
+
     console = Console(highlight=False, soft_wrap=False)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
@@ -152,7 +163,10 @@ def _print(model: str, lookup: Lookup, price: Price) -> None:
             console.print(_price_table(offers, shown))
 
 
-def _price_table(offers: list[tuple[str, int, Rates]], shown: list[str]) -> Table:
+def _price_table(offers: "list[tuple[str, int, Rates]]", shown: list[str]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title="USD per million tokens", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("service tier")
     table.add_column("input above", justify="right")
@@ -166,7 +180,9 @@ def _price_table(offers: list[tuple[str, int, Rates]], shown: list[str]) -> Tabl
     return table
 
 
-def _as_json(model: str, lookup: Lookup) -> dict[str, object]:
+def _as_json(model: str, lookup: "Lookup") -> dict[str, object]:
+    from tokengate.prices import PRICE_FIELDS
+
     price = lookup.price
     if price is None:
         return {"model": model, "status": lookup.status}

@@ -22,7 +22,6 @@ from tokengate.control.words import (
     StoreState,
 )
 from tokengate.ledger.books import Hour, Reports, Used
-from tokengate.telemetry import rollup
 
 HOURS_CACHED: Final = 1000
 """How many hours that are over are remembered: they do not change, and a page asks for them every ten seconds."""
@@ -190,6 +189,9 @@ async def stats(
     used = Used()
     for hour in so_far:
         used.add(_whole(hour))
+    # What writes logs comes with it, which only this needs.
+    from tokengate.telemetry import rollup  # noqa: PLC0415
+
     counted = rollup.read(await reports.counted(today, hour_now))
     in_flight, held = await reports.under_way()
     server = await reports.server()

@@ -20,10 +20,14 @@ from tokengate.ledger.resp import Part, command
 from tokengate.ledger.state import Reading, fields_of, read
 
 ALIKE_MAX: Final = 3
+ALIKE_MIN: Final = 0.7
+"""How much alike two names are at the least, as difflib measures it."""
+
 ALIKE_LOOKED_AT_MAX: Final = 500
 """How many names are compared from each of three places where a like one might stand."""
 
 _CHUNK: Final = 1000
+_NEARLY: Final = 0.05
 
 Ask = Callable[[Sequence[bytes]], Awaitable[list[Reply]]]
 """Sends commands together, and gives their replies."""
@@ -102,8 +106,10 @@ class RedisLists:
         replies = await self._ask(commands)
         found = {each.decode(errors="replace") for reply in replies for each in reply} - {name}
         by_folded = {each.casefold(): each for each in sorted(found)}
-        close = difflib.get_close_matches(name.casefold(), by_folded, n=ALIKE_MAX, cutoff=0.7)
-        return [by_folded[each] for each in close]
+        close = difflib.get_close_matches(name.casefold(), by_folded, n=ALIKE_MAX, cutoff=ALIKE_MIN)
+        alike = [difflib.SequenceMatcher(None, each, name.casefold()).ratio() for each in close]
+        # The likeliest, and others only if they are nearly as likely: `job-1` is not what `jbo-2` should be.
+        return [by_folded[each] for each, ratio in zip(close, alike, strict=True) if ratio >= alike[0] - _NEARLY]
 
     # --- the parts of a search ---
 

@@ -133,6 +133,10 @@ else
   end
 end
 
+if session.new and scopes[2] then
+  local _, kind, name = parts_of(scopes[2].key)
+  if kind == 'agent' then session.put('agent', name) end
+end
 local path = {}
 for _, scope in ipairs(scopes) do
   scope.held = scope.held + grant
