@@ -103,8 +103,9 @@ class LocalControl:
         readings = await self._lists.read([self._limit(query.kind, name) for name in names], found.names)
         rows = [self._account(reading) for reading in readings]
         if query.sort in (Sort.SPENT, Sort.SHARE):
-            # The index is coarse; on the page itself the order is exact.
+            # The index is coarse; on the page itself the order is exact, with those that have spent nothing last.
             rows.sort(key=_exactly[query.sort], reverse=query.descending)
+            rows.sort(key=lambda row: row.spent_nano == 0)
         return Page(
             rows=rows,
             total=found.total,
