@@ -291,7 +291,7 @@ class TestCli:
         del every["pricing"]  # it does nothing by itself; `injector` serves
         sections = dict(
             re.findall(
-                r"^## `tokengate ([a-z -]+?)(?: [A-Z ]+)?`\n(.*?)(?=^## |\Z)",
+                r"^## `tokengate ([a-z -]+?)(?: [\[{A-Z].*?)?`\n(.*?)(?=^## |\Z)",
                 reference("cli"),
                 re.MULTILINE | re.DOTALL,
             )
@@ -345,6 +345,13 @@ class TestMetrics:
         known = {family.name for family in FAMILIES.values()}
         assert asked
         assert {name if name in known else re.sub("_(bucket|count|sum)$", "", name) for name in asked} <= known
+
+
+def let_in(server: "redis.Redis", store: Server, name: str, commands: set[str]) -> str:
+    """A user who may do nothing but these commands, with our keys; gives their URL."""
+    rules = ["reset", "on", ">secret", "~tokengate:*", "nocommands", *(f"+{each.lower()}" for each in commands)]
+    server.execute_command("ACL", "SETUSER", name, *rules)
+    return f"unix://{name}:secret@{store.socket}"
 
 
 class TestStore:
@@ -405,12 +412,34 @@ class TestStore:
         listed = {code(row[0])[0].replace("{tenant}", "{t}") for row in rows(reference("store"), "| Key |")}
         assert listed == made
 
+    def allowed(self, whom: str) -> set[str]:
+        text = reference("store").partition(f"## What {whom} may be allowed")[2].partition("\n## ")[0]
+        return set(re.findall(r"`([A-Z]+)`", text))
+
+    def test_an_administrator_needs_no_more_than_they_are_said_to(
+        self, store: Server, redis_cli: "redis.Redis", tmp_path: Path
+    ) -> None:
+        url = let_in(redis_cli, store, "admin", self.allowed("a gate") | self.allowed("an administrator"))
+        environ = {"REDIS_URL": url, "AGENT_BUDGET": "5", "TENANT_BUDGET": "50"}
+        try:
+            for line in (
+                "set-budget my-session 5", "set-budget my-sesion 5", "get-budget my-session", "list-sessions",
+                "list-sessions my --sort spent", "list-sessions my* --frozen --over 50 --sort share", "show-session my-session",
+                "freeze-session my-session --reason why --for 1h", "unfreeze-session my-session", "reset-session my-session",
+                "spend", "spend --by session --per day", "spend --by agent", "spend --by tenant", "top --once --interval 0.5",
+                "events", "events --session my-session", "export sessions", "export spend", "export events",
+                "delete-session my-session --yes", "set-budget crawler 5 --kind agent", "show-session default --kind tenant",
+            ):  # fmt: skip
+                result = CliRunner(env=environ).invoke(cli.app, shlex.split(line))
+                expected = 3 if "tenant" in line and line.startswith("show") else 0
+                assert result.exit_code == expected, (line, result.output)
+            log = redis_cli.acl_log()
+            assert {each["object"] for each in log if each["username"] == "admin"} == set()
+        finally:
+            redis_cli.execute_command("ACL", "DELUSER", "admin")
+
     async def test_a_gate_needs_no_more_than_it_is_said_to(self, store: Server, redis_cli: "redis.Redis") -> None:
-        text = reference("store")
-        allowed = re.findall(r"`([A-Z]+)`", text[text.index("## What a gate may be allowed") :])
-        rules = ["on", ">secret", "~tokengate:*", "nocommands", *(f"+{name.lower()}" for name in allowed)]
-        redis_cli.execute_command("ACL", "SETUSER", "gate", *rules)
-        url = f"unix://gate:secret@{store.socket}"
+        url = let_in(redis_cli, store, "gate", self.allowed("a gate"))
         try:
             hook = "http://127.0.0.1:9/"
             async with (

@@ -92,12 +92,15 @@ def get_budget(
 
 async def _hint(control: "Control", kind: "Kind", name: str) -> str:
     """What else may have been meant, if there is none of that name."""
-    from tokengate.control import Unknown
+    from tokengate.control import Unavailable, Unknown
 
     try:
         await control.detail(kind, name)
     except Unknown as error:
         return f"did you mean {' or '.join(error.similar)}?" if error.similar else ""
+    except Unavailable:
+        # Whoever may do it need not be allowed to look around.
+        return ""
     return ""
 
 
