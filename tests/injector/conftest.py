@@ -59,5 +59,6 @@ def cluster(a_cluster: Cluster) -> Cluster:
     for path in list(a_cluster.api.objects):
         if "/namespaces/agents/" in path or "/namespaces/elsewhere/" in path:
             del a_cluster.api.objects[path]
+    a_cluster.api.get("/api/v1/namespaces/agents")["metadata"]["labels"]["tokengate.io/inject"] = "enabled"
     a_cluster.api.reviews.clear()
     return a_cluster

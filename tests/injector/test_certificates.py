@@ -14,7 +14,8 @@ import httpx
 import pytest
 from cryptography import x509
 
-from tests.support.api_server import WEBHOOKS, ApiServer, Refused, api_server
+from tests.support.api_server import WEBHOOKS, ApiServer, api_server
+from tests.support.discovery import Refused
 from tests.support.golden_pods import GoldenPod
 from tests.support.injectors import NAMESPACE, SECRET, SERVICE, authorities, certs, furnish, injector, mount, until
 from tokengate.injector.certificates import AUTHORITIES_MAX, Issued, bundle, expires, fault, issue, service_names

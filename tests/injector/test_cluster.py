@@ -2,7 +2,11 @@
 
 import base64
 import json
+import os
+import re
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.injector.conftest import Cluster
 from tests.injector.test_manifests import workload
 from tests.support.golden_pods import GoldenPod
-from tests.support.injectors import NAMESPACE, SERVICE, webhook_configuration
+from tests.support.injectors import NAMESPACE, ROOT, SERVICE, webhook_configuration
 from tests.support.kubernetes import VERSIONS, validate
 from tests.test_sidecar_container import GOLDEN
 from tokengate.injector.certificates import issue, service_names
@@ -157,6 +161,58 @@ class TestHelm:
             ),
         ):
             helm.install(str(tmp_path), "writer")
+
+
+class TestHowTo:
+    PAGE = (ROOT / "docs" / "how-to" / "inject.md").read_text()
+    COMMANDS = tuple(
+        line
+        for block in re.findall(r"^```(?:ba)?sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    )
+
+    @pytest.fixture
+    def tools(self, cluster: Cluster, tmp_path: Path) -> dict[str, str]:
+        """What the page's reader has: its files, our command, kubectl, and a Helm that prints its chart's manifest."""
+        place = tmp_path / "bin"
+        place.mkdir()
+        for name, script in {
+            "tokengate": f'exec {sys.executable} -m tokengate "$@"',
+            "helm": '[ "$1" = template ] && exec cat agent.yaml; exit 1',
+        }.items():
+            (place / name).write_text(f"#!/bin/sh\n{script}\n")
+            (place / name).chmod(0o755)
+        (tmp_path / "agent.yaml").write_text(BARE)
+        (tmp_path / "policy.yaml").write_text("session: strict")
+        (tmp_path / "openai.key").write_text("sk-1")
+        path = f"{place}:{os.environ['PATH']}"
+        return {"PATH": path, "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def test_its_commands_run(self, cluster: Cluster, tools: dict[str, str], tmp_path: Path) -> None:
+        cluster.kubectl("apply", "-f", "-", given_input=yaml.safe_dump(yaml.safe_load(workload("Deployment"))))
+        del cluster.api.get("/api/v1/namespaces/agents")["metadata"]["labels"]["tokengate.io/inject"]
+        ran = []
+        for line in self.COMMANDS:
+            cluster.api.objects.pop("/api/v1/namespaces/agents/pods/agent", None)
+            if line.startswith("helm install"):
+                continue  # test_chart.py does that, with the real one
+            if " create secret " in line:
+                line += " --dry-run=client -o yaml | kubectl apply -f -"  # noqa: PLW2901 - else it is sent in protobuf
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", line],
+                env=tools,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (line, done.stderr)
+            ran.append(done.stdout)
+        assert len(ran) >= 9
+        assert sum("tokengate.io/agent" in said for said in ran) == 3
+        keys = cluster.api.get("/api/v1/namespaces/agents/secrets/tokengate-provider-keys")
+        assert base64.b64decode(keys["data"]["OPENAI_API_KEY"]) == b"sk-1"
+        assert "REDIS_URL" in cluster.api.get("/api/v1/namespaces/agents/secrets/tokengate-redis")["data"]
 
 
 class Mesh(BaseHTTPRequestHandler):

@@ -25,42 +25,13 @@ import jsonpatch
 import yaml
 
 from tests.support.certificates import Certificates, make
-from tests.support.openapi import document
+from tests.support.discovery import RESOURCES, Refused, discovery, kind_of, openapi
 
 TOKEN: Final = "token-of-the-service-account"
 WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 TIMEOUT_S: Final = 10
 
-RESOURCES: Final[dict[str, list[tuple[str, str, bool]]]] = {
-    "v1": [
-        ("namespaces", "Namespace", False), ("pods", "Pod", True), ("secrets", "Secret", True), ("services", "Service", True),
-        ("configmaps", "ConfigMap", True), ("serviceaccounts", "ServiceAccount", True),
-    ],
-    "apps/v1": [("deployments", "Deployment", True), ("replicasets", "ReplicaSet", True), ("statefulsets", "StatefulSet", True),
-                ("daemonsets", "DaemonSet", True)],
-    "batch/v1": [("jobs", "Job", True), ("cronjobs", "CronJob", True)],
-    "policy/v1": [("poddisruptionbudgets", "PodDisruptionBudget", True)],
-    "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy", True)],
-    "rbac.authorization.k8s.io/v1": [
-        ("roles", "Role", True), ("rolebindings", "RoleBinding", True),
-        ("clusterroles", "ClusterRole", False), ("clusterrolebindings", "ClusterRoleBinding", False),
-    ],
-    "admissionregistration.k8s.io/v1": [
-        ("mutatingwebhookconfigurations", "MutatingWebhookConfiguration", False),
-        ("validatingadmissionpolicies", "ValidatingAdmissionPolicy", False),
-        ("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", False),
-    ],
-}  # fmt: skip
-
 Manifest = dict[str, Any]
-
-
-class Refused(Exception):
-    """An answer that is no success."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.reason = code, reason
 
 
 @dataclass
@@ -328,18 +299,6 @@ class Named(HTTPSConnection):
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
 
-def kind_of(path: str) -> tuple[tuple[str, str], str]:
-    """(apiVersion, kind) and the plural of a collection's or an object's path."""
-    parts = path.strip("/").split("/")
-    version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
-    if rest[:1] == ["namespaces"] and len(rest) > 2:
-        rest = rest[2:]
-    for plural, kind, _ in RESOURCES.get(version, ()):
-        if rest and rest[0] == plural:
-            return (version, kind), plural
-    raise Refused(404, "NotFound", f"the server could not find the requested resource {path}")
-
-
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
     for name, value in selector.get("matchLabels", {}).items():
         if labels.get(name) != value:
@@ -396,7 +355,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/openapi/v2"):
-            self._send(200, document([(version, row[1]) for version, rows in RESOURCES.items() for row in rows]), [])
+            self._send(200, openapi(), [])
         else:
             self._serve(lambda path, _query, _body: (200, self._got(path), []))
 
@@ -458,32 +417,6 @@ class Handler(BaseHTTPRequestHandler):
         if path.endswith(f"/{plural}"):
             return {"apiVersion": version, "kind": f"{kind}List", "metadata": {}, "items": self.api._listed(path)}
         return self.api.get(path)
-
-
-def discovery(path: str) -> Manifest | None:
-    """What clients ask to know which kinds there are."""
-    groups = [version for version in RESOURCES if "/" in version]
-    if path == "/version":
-        return {"major": "1", "minor": "32", "gitVersion": "v1.32.0"}
-    if path == "/api":
-        return {"kind": "APIVersions", "versions": ["v1"]}
-    if path == "/apis":
-        listed = [{"groupVersion": version, "version": version.partition("/")[2]} for version in groups]
-        return {
-            "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": [{"name": each["groupVersion"].partition("/")[0], "versions": [each], "preferredVersion": each} for each in listed],
-        }  # fmt: skip
-    version = path.removeprefix("/apis/").removeprefix("/api/")
-    if version in RESOURCES and path.count("/") <= 3:
-        verbs = ["create", "delete", "get", "list", "patch", "update"]
-        return {
-            "kind": "APIResourceList", "groupVersion": version,
-            "resources": [
-                {"name": plural, "singularName": kind.lower(), "namespaced": namespaced, "kind": kind, "verbs": verbs}
-                for plural, kind, namespaced in RESOURCES[version]
-            ],
-        }  # fmt: skip
-    return None
 
 
 @contextlib.contextmanager
