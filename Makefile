@@ -14,10 +14,10 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types endpoints audit lock image image-test dashboards charts bench soak ci clean
+.PHONY: help run demo test lint types endpoints audit screenshots lock image image-test dashboards charts bench soak ci clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## Run the gate on this machine (without a key: on a simulated provider)
 	@$(BIN)/tokengate serve --simulate-without-key
@@ -61,6 +61,9 @@ image-test: $(VENV)/installed-dev ## Build the image with buildah, look into it 
 
 dashboards: $(VENV)/installed-dev ## Make Grafana's dashboards anew from grafana/*.py
 	@$(BIN)/python -m grafana
+
+screenshots: $(VENV)/installed-dev ## Take the pictures of the documentation anew (needs chromium)
+	@$(BIN)/python -m tests.screenshots
 
 bench: $(VENV)/installed-dev ## Measure (needs redis, nginx and wrk; PEERS=1: beside the nearest peer; ARGS=...)
 	@$(BIN)/python -m bench $(ARGS)

@@ -30,7 +30,6 @@ READING = {"authorization": f"Bearer {READER}"}
 
 READS = [
     "access",
-    "gate",
     "stats",
     "sessions",
     "spend?from_ms=0&to_ms=1",
@@ -278,17 +277,13 @@ class TestWhatThereIsToSee:
             range_ms = f"from_ms={control.now_ms - 10**8}&to_ms={control.now_ms + 1}"
             assert len(decode(await ask(f"spend?per=hour&{range_ms}"), Spend).points) == 24
 
-    async def test_how_the_gate_does_is_told_where_there_is_one(self) -> None:
-        async with desk() as at, client(at.url) as http:
-            assert (await http.get(f"{ROOT}/access", headers=READING)).json()["gate"] is True
-            assert (await http.get(f"{ROOT}/gate", headers=READING)).json()["requests"] == 18_204
-
     @pytest.mark.parametrize(
         ("path", "message"),
         [
             ("sessions?sort=luck", "sort"),
             ("sessions?limit=501", "limit"),
             ("sessions?limit=ten", "limit"),
+            ("sessions?over_percent=null", "over_percent"),
             ("sessions?over=80", "there is no parameter 'over'; there are: descending, frozen"),
             ("sessions?limit=1&limit=2", "the parameter limit is given more than once"),
             (f"sessions?text={'x' * 129}", "text"),
@@ -462,7 +457,7 @@ class TestTheDocument:
             for path, methods in document["paths"].items()
             for method, operation in methods.items()
         }
-        assert len(operations) == 15
+        assert len(operations) == 14
         for name, operation in operations.items():
             assert operation["summary"], name
             assert operation["description"], name

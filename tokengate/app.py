@@ -28,7 +28,7 @@ from tokengate.ledger.allowance import Allowance
 from tokengate.ledger.journal import SUFFIX, make_folder
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
-from tokengate.pricing import PriceTable
+from tokengate.pricing import PriceTable, PriceTableError
 from tokengate.providers import Router, anthropic, gemini, openai
 from tokengate.proxy import Bounds, Proxy
 from tokengate.resources import pricing_file
@@ -46,7 +46,11 @@ from tokengate.upstream import Transport
 from tokengate.upstream.transport import HttpTransport
 
 if TYPE_CHECKING:
+    from tokengate.console import Console
     from tokengate.telemetry.spans import Spans
+
+ADMIN_PATHS: Final = ("/dashboard", "/api/dashboard")
+"""What the paths of the console begin with, for where it is not imported."""
 
 SETTLE_GRACE_S: Final = 5
 """How long a stop waits for charges to be posted, even where it waits less for answers."""
@@ -60,10 +64,30 @@ log = structlog.get_logger()
 class App:
     """The dispatch."""
 
-    def __init__(self, proxy: Proxy, status: Status, scrape: Scrape | None, *, scrape_apart: bool) -> None:
-        """`scrape`: None where nothing is counted. `scrape_apart`: it is served on STATUS_PORT alone."""
+    def __init__(
+        self,
+        proxy: Proxy,
+        status: Status,
+        scrape: Scrape | None,
+        *,
+        scrape_apart: bool,
+        console: "Console | None" = None,
+        console_apart: bool = False,
+    ) -> None:
+        """Nothing is served yet.
+
+        Args:
+            proxy: the data plane.
+            status: health, and a session's own budget.
+            scrape: None where nothing is counted.
+            scrape_apart: it is served on STATUS_PORT alone.
+            console: None where there are no administrators.
+            console_apart: it is served on ADMIN_PORT alone.
+        """
         self.proxy = proxy
         self.status = status
+        self.console = console
+        self._admin_here = None if console is None or console_apart else console.admin
         self._scrape = scrape
         self._scrape_here = None if scrape_apart else scrape
 
@@ -71,10 +95,15 @@ class App:
         """Serve one request; websockets are refused by closing them before they open."""
         if scope["type"] == "http":
             path: str = scope["path"]
-            if path in Status.PATHS:
+            # Calls first: what else there is must cost them nothing.
+            if path.startswith("/v1"):
+                await self.proxy(scope, receive, send)
+            elif path in Status.PATHS:
                 await self.status(scope, receive, send)
             elif path == Scrape.PATH and self._scrape_here is not None:
                 await self._scrape_here(scope, receive, send)
+            elif self._admin_here is not None and path.startswith(ADMIN_PATHS):
+                await self._admin_here(scope, receive, send)
             else:
                 await self.proxy(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -89,6 +118,15 @@ class App:
             await self._scrape(scope, receive, send)
         elif scope["type"] == "http":
             await not_found(send)
+
+    def reload(self, pricing_file: Path | None) -> None:
+        """Read the price table anew; one that cannot be used is reported, and the old one stays."""
+        try:
+            self.proxy.gate.prices = load_prices(pricing_file)
+        except (OSError, PriceTableError) as error:
+            log.error("the price table was not reloaded; the old one stays", error=str(error))
+        else:
+            log.info("the price table was reloaded")
 
 
 def destinations_of(settings: Settings, transport: Transport) -> Destinations:
@@ -199,6 +237,20 @@ def _open_traces(metrics: Metrics | None, *, propagate: bool) -> tuple[Tracing |
 
 
 @asynccontextmanager
+async def _administered(
+    settings: Settings, role: str, store: Store, owner: str, status: Status
+) -> "AsyncIterator[Console | None]":
+    """The console beside the data plane; None in a sidecar, and without a token (`serve` sees that there is one)."""
+    if role == "sidecar" or settings.admin_token is None:
+        yield None
+        return
+    from tokengate.console import Console, open_admin  # noqa: PLC0415 - a sidecar must not have FastAPI in memory
+
+    async with open_admin(settings, store, owner) as admin:
+        yield Console(admin, status)
+
+
+@asynccontextmanager
 async def open_app(
     settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
 ) -> AsyncIterator[App]:
@@ -276,11 +328,19 @@ async def open_app(
             role=role,
             outage=outage.health if outage else lambda: {"on_store_failure": settings.on_store_failure, "away": False},
         )
+        console = await stack.enter_async_context(_administered(settings, role, store, owner, status))
         keeping = asyncio.create_task(gate.run())
         registering = asyncio.create_task(register(settings, store, time.time_ns() // 1_000_000))
         try:
             scrape = None if metrics is None else _scrape(settings, role, metrics, regions, gate)
-            yield App(proxy, status, scrape, scrape_apart=settings.status_port is not None)
+            yield App(
+                proxy,
+                status,
+                scrape,
+                scrape_apart=settings.status_port is not None,
+                console=console,
+                console_apart=settings.admin_port is not None,
+            )
         finally:
             keeping.cancel()
             registering.cancel()

@@ -17,6 +17,10 @@ NAME_CHARACTERS_MAX: Final = 128
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:@+=~-]{0,127}"
 """What the name of a session, an agent or a tenant may be: it travels into keys, headers, logs and pages."""
 
+TOKEN_CHARACTERS_MIN: Final = 16
+"""Of an administrator's token: what has fewer could be guessed."""
+TOKEN_CHARACTERS_MAX: Final = 512
+
 
 class Session(Struct, frozen=True, gc=False):
     """Who is calling: a session, which the caller may choose unless it is pinned, of an agent within a tenant."""

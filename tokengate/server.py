@@ -22,14 +22,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvicorn
 import uvloop
+from pydantic import SecretStr
 
 from tokengate import __version__
-from tokengate.app import SETTLE_GRACE_S, App, load_prices, open_app
+from tokengate.app import SETTLE_GRACE_S, App, open_app
 from tokengate.inbound import ASGIApp
 from tokengate.listener import listen, listen_beside, listen_everywhere, reserve
 from tokengate.money import format_usd
@@ -41,10 +42,13 @@ from tokengate.telemetry.metrics import new_counts
 from tokengate.wire import Protocol
 from tokengate.workers import Place, Workers
 
+if TYPE_CHECKING:
+    from tokengate.console import Console
+
 KEEP_ALIVE_S: Final = 75
 """How long a caller's idle connection is kept: longer than the pools of the SDKs, so that they close it, not we."""
 
-ROLES: Final = ("all", "sidecar")
+ROLES: Final = ("all", "sidecar", "console")
 
 SIMULATED_PORT: Final = 8001
 """Where the simulated provider listens, if that port is free; else on any that is."""
@@ -52,6 +56,9 @@ SIMULATED_PORT: Final = 8001
 SIMULATED_GRACE_S: Final = 1
 
 STATUS_GRACE_S: Final = 1
+
+TOKEN_BYTES: Final = 32
+"""Of the token that is made where none is set."""
 
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 """A request makes hundreds of objects and no cycles: Python's own thresholds would look for some twice a request."""
@@ -61,10 +68,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Where callers and monitors connect."""
+    """Where callers, monitors and administrators connect."""
 
     calls: socket.socket
+    """Of a console: the only one that it serves."""
     status: socket.socket | None
+    admin: socket.socket | None
 
 
 class Server(uvicorn.Server):
@@ -81,30 +90,36 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _serve(settings: Settings, role: str, place: Place, sockets: Sockets, *, simulate: bool, guide: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What is said to a person once it serves."""
+
+    guide: bool
+    invites: bool
+
+
+async def _serve(
+    settings: Settings, role: str, place: Place, sockets: Sockets, *, simulate: bool, words: _Words
+) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     async with contextlib.AsyncExitStack() as stack:
         if simulate:
             settings = settings.model_copy(update={"openai_base_url": await stack.enter_async_context(_simulated())})
-        app = await stack.enter_async_context(open_app(settings, role, owner, place.regions, place.index))
+        app = await stack.enter_async_context(_opened(settings, role, owner, place))
         if sockets.status is not None:
-            await stack.enter_async_context(_observed(app, sockets.status))
+            await stack.enter_async_context(_beside(app.observe, sockets.status))
+        if sockets.admin is not None and isinstance(app, App) and app.console is not None:
+            await stack.enter_async_context(_beside(app.console, sockets.admin))
         server = Server(_config(app, settings.shutdown_grace_s))
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         _handle_signals(server, app, settings, place)
-        log.info(
-            "serving",
-            url=f"http://{settings.host}:{settings.port}/v1",
-            version=__version__,
-            role=role,
-            provider=settings.openai_base_url,
-            provider_key="ours" if settings.openai_api_key else "the caller's",
-            pid=os.getpid(),
-        )
-        if guide:
+        log.info("serving", **_whereabouts(settings, role), version=__version__, role=role, pid=os.getpid())
+        if words.guide:
             _say(_guide(settings, simulate=simulate))
+        if words.invites:
+            _say(_invitation(settings))
         # Connections wait in the socket until they are accepted.
         listener = sockets.calls if place.lifeline_fd is None else listen_beside(sockets.calls)
         place.ready()
@@ -130,9 +145,41 @@ def _config(app: ASGIApp, grace_s: int) -> uvicorn.Config:
 
 
 @asynccontextmanager
-async def _observed(app: App, listener: socket.socket) -> AsyncIterator[None]:
-    """What monitors ask, on a port of its own, for as long as the gate serves: also while it drains."""
-    server = Server(_config(app.observe, STATUS_GRACE_S))
+async def _opened(settings: Settings, role: str, owner: str, place: Place) -> "AsyncIterator[App | Console]":
+    """What the role serves."""
+    if role != "console":
+        async with open_app(settings, role, owner, place.regions, place.index) as app:
+            yield app
+        return
+    from tokengate.console import open_console  # noqa: PLC0415 - FastAPI is for administrators
+
+    async with open_console(settings, owner) as console:
+        yield console
+
+
+def _whereabouts(settings: Settings, role: str) -> dict[str, str]:
+    """Where it serves, for the log."""
+    found = {}
+    if role != "console":
+        found["url"] = f"http://{settings.host}:{settings.port}/v1"
+        found["provider"] = settings.openai_base_url
+        found["provider_key"] = "ours" if settings.openai_api_key else "the caller's"
+    if role != "sidecar":
+        found["dashboard"] = _dashboard(settings)
+    return found
+
+
+def _dashboard(settings: Settings) -> str:
+    """The address of the dashboard, for a browser on this machine if it listens on every address."""
+    host = settings.admin_host if settings.admin_host and settings.admin_port else settings.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{host}:{settings.admin_port or settings.port}/dashboard"
+
+
+@asynccontextmanager
+async def _beside(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Another application on a port of its own, for as long as the gate serves: also while it drains."""
+    server = Server(_config(app, STATUS_GRACE_S))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
@@ -169,6 +216,16 @@ async def _simulated() -> AsyncIterator[str]:
         await serving
 
 
+def _invitation(settings: Settings) -> str:
+    """The way in where no token was set: behind a #, which browsers keep to themselves."""
+    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
+    return f"""
+The dashboard, with a token that is good until this process ends (set ADMIN_TOKEN for one that stays):
+
+  {_dashboard(settings)}#token={token}
+"""
+
+
 def _guide(settings: Settings, *, simulate: bool) -> str:
     """What a person needs to know to try the gate that has just been started."""
     url, budget = f"http://{settings.host}:{settings.port}/v1", format_usd(settings.default_budget)
@@ -194,20 +251,12 @@ Ctrl-C stops it. Each request is a line of JSON below.
 """
 
 
-def _handle_signals(server: Server, app: App, settings: Settings, place: Place) -> None:
+def _handle_signals(server: Server, app: "App | Console", settings: Settings, place: Place) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         app.status.draining = True
         server.stop()
-
-    def reload() -> None:
-        try:
-            app.proxy.gate.prices = load_prices(settings.pricing_file)
-        except (OSError, PriceTableError) as error:
-            log.error("the price table was not reloaded; the old one stays", error=str(error))
-        else:
-            log.info("the price table was reloaded")
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     if place.lifeline_fd is None:
@@ -221,14 +270,17 @@ def _handle_signals(server: Server, app: App, settings: Settings, place: Place) 
             stop()
 
         loop.add_reader(lifeline_fd, abandoned)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, app.reload, settings.pricing_file)
 
 
 def main(arguments: list[str]) -> int:
     """`tokengate serve`: gives the exit code (0 stopped, 1 cannot run, 2 wrong arguments or settings)."""
     parser = argparse.ArgumentParser(prog="tokengate serve", description="Run the gate until it is told to stop.")
     parser.add_argument(
-        "--role", choices=ROLES, default="all", help="sidecar: the data plane alone, for beside an agent (default: all)"
+        "--role",
+        choices=ROLES,
+        default="all",
+        help="sidecar: calls alone, for beside an agent; console: dashboard and admin API alone (default: all)",
     )
     parser.add_argument("--host", help="the address to listen on (HOST)")
     parser.add_argument("--port", type=int, help="the port to listen on (PORT)")
@@ -252,16 +304,20 @@ def main(arguments: list[str]) -> int:
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        sockets = _open_sockets(loaded.settings)
+        sockets = _open_sockets(loaded.settings, options.role)
     except OSError as error:
         _say(f"tokengate serve: {error.strerror or error}")
         return 1
 
+    # Before there are workers: all of them have the same one.
+    own = _with_token(loaded.settings)
+    invites = options.role != "sidecar" and loaded.settings.admin_token is None
+
     def work(place: Place) -> int:
-        settings = _share(loaded.settings)
-        first = guide and place.index == 0
+        settings, first = _share(own), place.index == 0
+        words = _Words(guide=guide and first, invites=invites and first)
         try:
-            uvloop.run(_serve(settings, options.role, place, sockets, simulate=simulate, guide=first))
+            uvloop.run(_serve(settings, options.role, place, sockets, simulate=simulate, words=words))
         except (StoreError, PriceTableError, OSError, ValueError) as error:
             _say(f"tokengate serve: {error}")
             return 1
@@ -275,10 +331,24 @@ def main(arguments: list[str]) -> int:
     return Workers(work, regions, grace_s=grace_s + max(grace_s, SETTLE_GRACE_S)).run()
 
 
-def _open_sockets(settings: Settings) -> Sockets:
+def _open_sockets(settings: Settings, role: str) -> Sockets:
     make = listen if settings.workers == 1 else reserve
-    calls = make(settings.host, settings.port)
-    return Sockets(calls, None if settings.status_port is None else listen_everywhere(settings.status_port))
+    admin_host = settings.admin_host or settings.host
+    if role == "console":
+        apart = settings.admin_port is not None
+        calls = make(admin_host if apart else settings.host, settings.admin_port or settings.port)
+    else:
+        calls = make(settings.host, settings.port)
+    status = None if settings.status_port is None else listen_everywhere(settings.status_port)
+    admin = None if role != "all" or settings.admin_port is None else listen(admin_host, settings.admin_port)
+    return Sockets(calls, status, admin)
+
+
+def _with_token(settings: Settings) -> Settings:
+    """With a token that nobody knows yet, if none is set."""
+    if settings.admin_token is not None:
+        return settings
+    return settings.model_copy(update={"admin_token": SecretStr(secrets.token_urlsafe(TOKEN_BYTES))})
 
 
 def _share(settings: Settings) -> Settings:

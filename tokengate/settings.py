@@ -20,7 +20,14 @@ from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tokengate.domain import DEFAULT_TENANT, NAME_CHARACTERS_MAX, NAME_PATTERN, Period
+from tokengate.domain import (
+    DEFAULT_TENANT,
+    NAME_CHARACTERS_MAX,
+    NAME_PATTERN,
+    TOKEN_CHARACTERS_MAX,
+    TOKEN_CHARACTERS_MIN,
+    Period,
+)
 from tokengate.money import AMOUNT_NANO_MAX, format_usd, parse_usd
 
 ENV_FILE: Final = ".env"
@@ -45,6 +52,8 @@ HEADER_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 1024 * 1024 * 1024
 THRESHOLDS_MAX: Final = 8
 ALERT_HOSTS_MAX: Final = 64
+
+ADMIN_HOSTS_MAX: Final = 32
 
 _MASK: Final = "********"
 _REDIS_SCHEMES: Final = frozenset(
@@ -136,6 +145,18 @@ def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _admin_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > ADMIN_HOSTS_MAX or not all(host == "*" or re.fullmatch(r"[a-z0-9._:-]+", host) for host in value):
+        raise ValueError("not hosts")
+    return value
+
+
+def _token(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not TOKEN_CHARACTERS_MIN <= len(value.get_secret_value()) <= TOKEN_CHARACTERS_MAX:
+        raise ValueError("not a token")
+    return _key(value)
+
+
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -204,6 +225,18 @@ Hosts = Annotated[
     Allowed(f"at most {ALERT_HOSTS_MAX} host names in lower case, or *.domain, with commas between them"),
 ]
 Secret = Annotated[SecretStr | None, AfterValidator(_key), Allowed("visible ASCII characters")]
+AdminHosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_admin_hosts),
+    Allowed(f"at most {ADMIN_HOSTS_MAX} host names in lower case, without ports, with commas between them; or *"),
+]
+Token = Annotated[
+    SecretStr | None,
+    AfterValidator(_token),
+    Allowed(f"{TOKEN_CHARACTERS_MIN} to {TOKEN_CHARACTERS_MAX} visible ASCII characters"),
+]
+OptionalHost = Annotated[str, AfterValidator(_host), Allowed("an address or a host name")]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_log_level)]
 Calls = Annotated[int, Field(ge=1, le=CALLS_MAX)]
 Folder = Annotated[Path, Allowed("the path of a directory, which is created")]
@@ -261,6 +294,12 @@ class Settings(BaseSettings):
     metrics: bool = True
     trace_propagate_upstream: bool = False
 
+    admin_token: Token = None
+    admin_read_token: Token = None
+    admin_host: OptionalHost = ""
+    admin_port: OptionalPort = None
+    admin_allowed_hosts: AdminHosts = ()
+
     body_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=BODY_BYTES_MAX)] = 32 * 1024 * 1024
     header_bytes_max: Annotated[int, Field(ge=REQUEST_BYTES_MIN, le=HEADER_BYTES_MAX)] = 32 * 1024
     concurrency_max: Calls = 1024
@@ -296,7 +335,16 @@ NAMES: Final = tuple(Settings.model_fields)
 """The settings by their field names; the variables are the same in upper case."""
 
 SECRETS: Final = frozenset(
-    {"openai_api_key", "anthropic_api_key", "redis_url", "alert_webhook_url", "alert_secret", "alert_routing_key"}
+    {
+        "admin_token",
+        "admin_read_token",
+        "openai_api_key",
+        "anthropic_api_key",
+        "redis_url",
+        "alert_webhook_url",
+        "alert_secret",
+        "alert_routing_key",
+    }
 )
 AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget", "store_allowance"})
 

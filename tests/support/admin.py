@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from tests.support.gate import serving
-from tokengate.api import Access, GateState, create_console
+from tokengate.api import Access, create_console
 from tokengate.control import Invalid, Unavailable, Unknown
 from tokengate.control.words import (
     Account,
@@ -304,6 +304,5 @@ class Desk:
 async def desk(control: MemoryControl | None = None, hosts: frozenset[str] | None = None) -> AsyncIterator[Desk]:
     control = control or MemoryControl()
     access = Access(ADMIN, READER)
-    gate = GateState(requests=18_204, overhead_us_mean=412)
-    async with serving(create_console(control, access, tenant="default", hosts=hosts, gate=lambda: gate)) as url:
+    async with serving(create_console(control, access, tenant="default", hosts=hosts)) as url:
         yield Desk(url, control, access)

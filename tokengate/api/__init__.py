@@ -11,11 +11,10 @@ from collections.abc import Callable
 from tokengate.api.access import Access, Brake
 from tokengate.api.guard import LOOPBACK_NAMES, PAGE, ROOT, Guard
 from tokengate.api.routes import Routes, create_api
-from tokengate.api.words import GateState, GateStates
 from tokengate.control import Control
 from tokengate.dashboard import Dashboard
 
-__all__ = ["LOOPBACK_NAMES", "PATHS", "Access", "GateState", "GateStates", "create_console"]
+__all__ = ["LOOPBACK_NAMES", "PATHS", "Access", "create_console"]
 
 PATHS = (PAGE, ROOT)
 """What the paths of the console begin with."""
@@ -27,7 +26,6 @@ def create_console(
     *,
     tenant: str,
     hosts: frozenset[str] | None = None,
-    gate: GateStates | None = None,
     clock_s: Callable[[], float] = time.time,
 ) -> Guard:
     """The ASGI application of the dashboard and of the admin API.
@@ -37,11 +35,10 @@ def create_console(
         access: who may.
         tenant: whose budgets they are.
         hosts: the names by which it may be asked; None: by any. See `Guard`.
-        gate: how the gate in this process does, if it is one.
         clock_s: seconds since the epoch.
     """
     brake = Brake()
-    routes = Routes(control, access, brake, tenant=tenant, gate=gate, clock_s=clock_s)
+    routes = Routes(control, access, brake, tenant=tenant, clock_s=clock_s)
     return Guard(
         api=create_api(routes), page=Dashboard(), access=access, brake=brake, hosts=hosts, clock_s=clock_s
     )  # fmt: skip

@@ -16,11 +16,6 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-TOKEN_CHARACTERS_MIN: Final = 16
-"""Of a token that a person sets. One that is made here has 43, of 256 random bits."""
-
-TOKEN_CHARACTERS_MAX: Final = 512
-
 SESSION_S: Final = 12 * 3600
 """How long a session of the page lasts, whatever is done in it."""
 
@@ -64,15 +59,17 @@ class _Statement(Struct, frozen=True, array_like=True):
 _statement: Final = msgspec.json.Decoder(_Statement)
 
 
-def new_token() -> str:
-    """A token that nobody can guess."""
-    return secrets.token_urlsafe(32)
-
-
 class Access:
     """The tokens and the sessions. Times are seconds since the epoch."""
 
     def __init__(self, admin_token: str, read_token: str | None) -> None:
+        """`read_token`: None where everybody who may look may also change.
+
+        Raises:
+            ValueError: the two are one.
+        """
+        if admin_token == read_token:
+            raise ValueError("ADMIN_TOKEN and ADMIN_READ_TOKEN are the same: whoever may look could change everything")
         tokens = {Principal("admin", Role.ADMIN): admin_token}
         if read_token is not None:
             tokens[Principal("reader", Role.READ)] = read_token

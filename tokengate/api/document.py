@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tokengate.api import words as own_words
 from tokengate.api.guard import STATUS
-from tokengate.api.words import GateState, Login, Standing
+from tokengate.api.words import Login, Standing
 from tokengate.control import words
 from tokengate.control.words import (
     Account,
@@ -70,7 +70,6 @@ OPERATIONS: Final = {
     "login": Operation("Log in", Standing, Login, faults=("invalid",), open=True),
     "logout": Operation("Log out", faults=()),
     "access": Operation("Who asks", Standing, faults=()),
-    "gate": Operation("How this gate does", GateState, faults=("not_found",)),
     "stats": Operation("Statistics", Stats),
     "sessions": Operation("List sessions or agents", Page, parameters=Query, faults=("invalid", "unavailable")),
     "spend": Operation("Spending", Spend, parameters=SpendQuery, faults=("invalid", "unavailable")),
@@ -93,7 +92,6 @@ _WORDS: Final = (
     EventPage,
     FaultAnswer,
     FreezeChange,
-    GateState,
     Login,
     Page,
     Spend,

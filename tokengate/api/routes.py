@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 
 from tokengate import __version__
 from tokengate.api import document
-from tokengate.api.access import SESSION_S, Access, Brake
+from tokengate.api.access import SESSION_S, Access, Brake, Principal
 from tokengate.api.guard import CALLER, HEADERS, LOGIN, LOGOUT, ROOT, STATUS, Caller
-from tokengate.api.words import GateStates, Login, Standing
+from tokengate.api.words import Login, Standing
 from tokengate.control import Control, Denied, Invalid, Unavailable, Unknown
 from tokengate.control.words import (
     BY_CHARACTERS_MAX,
@@ -55,14 +55,12 @@ class Routes:
         brake: Brake,
         *,
         tenant: str,
-        gate: GateStates | None,
         clock_s: Callable[[], float],
     ) -> None:
         self._control = control
         self._access = access
         self._brake = brake
         self._tenant = tenant
-        self._gate = gate
         self._clock_s = clock_s
 
     # --- who asks ---
@@ -76,7 +74,7 @@ class Routes:
             log.warning("a wrong token was shown at the login", address=caller.address)
             return _fault("unauthorized", "This is not the token.")
         log.info("logged in", who=principal.name, address=caller.address)
-        response = _answer(self._standing(principal.name, principal.role))
+        response = _answer(self._standing(principal))
         cookie = self._access.open_session(principal, int(self._clock_s()))
         response.set_cookie(
             self._access.cookie, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=caller.secure
@@ -97,27 +95,12 @@ class Routes:
         principal = _caller(request).principal
         if principal is None:
             raise PermissionError
-        return _answer(self._standing(principal.name, principal.role))
+        return _answer(self._standing(principal))
 
-    def _standing(self, name: str, role: str) -> Standing:
-        return convert(
-            {
-                "name": name,
-                "role": role,
-                "tenant": self._tenant,
-                "version": __version__,
-                "gate": self._gate is not None,
-            },
-            Standing,
-        )
+    def _standing(self, principal: Principal) -> Standing:
+        return Standing(name=principal.name, role=principal.role, tenant=self._tenant, version=__version__)
 
     # --- what there is to see ---
-
-    async def gate(self, _: Request) -> Response:
-        """How the gate in this process does. Absent where the process takes no calls."""
-        if self._gate is None:
-            return _fault("not_found", "This process takes no calls: it is a console.")
-        return _answer(self._gate())
 
     async def stats(self, _: Request) -> Response:
         """The whole tenant at a glance."""
@@ -194,7 +177,6 @@ def create_api(routes: Routes) -> FastAPI:
         ("POST", LOGIN, routes.login),
         ("POST", LOGOUT, routes.logout),
         ("GET", f"{ROOT}/access", routes.access),
-        ("GET", f"{ROOT}/gate", routes.gate),
         ("GET", f"{ROOT}/stats", routes.stats),
         ("GET", f"{ROOT}/sessions", routes.sessions),
         ("GET", f"{ROOT}/spend", routes.spend),
@@ -243,9 +225,13 @@ def _parameters(request: Request, kind: type[T]) -> T:
         if names.count(name) > 1:
             raise Invalid(f"the parameter {name} is given more than once")
     try:
-        return convert(dict(given), kind)
+        word = convert(dict(given), kind)
     except msgspec.ValidationError as error:
         raise Invalid(_fault_of(error)) from None
+    for name in names:
+        if getattr(word, name) is None:
+            raise Invalid(f"the parameter {name} cannot be null: leave it out")
+    return word
 
 
 async def _body(request: Request, kind: type[T]) -> T:

@@ -1,12 +1,12 @@
-"""What the admin API says beside the words of `control`: who is logged in, and how the process itself does."""
+"""What the admin API says beside the words of `control`: who is logged in."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 from msgspec import Meta
 
-from tokengate.api.access import TOKEN_CHARACTERS_MAX, Role
+from tokengate.api.access import Role
 from tokengate.control.words import Word
+from tokengate.domain import TOKEN_CHARACTERS_MAX
 
 
 class Login(Word, frozen=True):
@@ -25,17 +25,3 @@ class Standing(Word, frozen=True):
     tenant: str
     version: str
     """Of TokenGate."""
-    gate: bool
-    """Whether this process takes calls itself, and can say how it does: `/gate`."""
-
-
-class GateState(Word, frozen=True):
-    """How the gate in this process does, since its start."""
-
-    requests: int
-    """Calls that it answered, refused ones too."""
-    overhead_us_mean: int | None
-    """What it added to a call, in microseconds: everything but the time that the provider took. None: no calls yet."""
-
-
-GateStates = Callable[[], GateState]

@@ -36,6 +36,7 @@ class Page {
     this.timer = 0;
     this.round = 0;
     this.good_ms = null;
+    this.skew_ms = 0;
     this.failed_ms = null;
     this.problem = "";
     this.#controls();
@@ -65,14 +66,13 @@ class Page {
     }
   }
 
-  #setAccess({ role, tenant, version, gate }) {
+  #setAccess({ role, tenant, version }) {
     const readOnly = role !== "admin";
     for (const each of [this.sessions, this.frozen, this.details]) each.readOnly = readOnly;
     byId("readonly").hidden = !readOnly;
     byId("tenant").hidden = false;
     say(byId("tenant"), tenant);
     say(byId("foot"), `TokenGate ${version}. Days are those of UTC.`);
-    this.gate = gate;
   }
 
   // --- asking ---
@@ -99,7 +99,7 @@ class Page {
 
   async #fetch() {
     const { range } = this;
-    const starts = boundaries(range, Date.now());
+    const starts = boundaries(range, Date.now() + this.skew_ms);
     const spend = { by: "model", per: RANGES[range].per, from_ms: starts[0], to_ms: starts.at(-1), series_max: SERIES_SHOWN };
     const [stats, page, spent, events] = await Promise.all([
       get("/stats"),
@@ -108,8 +108,8 @@ class Page {
       get("/events", { limit: EVENTS_SHOWN }),
     ]);
     const anything = stats.sessions_frozen + stats.agents_frozen > 0;
-    const [frozen, gate] = await Promise.all([anything ? this.frozen.fetch() : [], this.gate ? get("/gate") : null]);
-    return { stats, page, spent, events, frozen, gate, range };
+    const frozen = anything ? await this.frozen.fetch() : [];
+    return { stats, page, spent, events, frozen, range };
   }
 
   /** Ask for the list alone, because another question was asked. */
@@ -128,12 +128,13 @@ class Page {
 
   // --- showing ---
 
-  #show({ stats, page, spent, events, frozen, gate, range }) {
+  #show({ stats, page, spent, events, frozen, range }) {
     const now = stats.now_ms;
     this.good_ms = Date.now();
+    this.skew_ms = now - this.good_ms;
     this.failed_ms = null;
     this.frozen.show(frozen, stats.sessions_frozen + stats.agents_frozen, now);
-    showTiles(stats, gate);
+    showTiles(stats);
     if (range === this.range) this.charts.show(spent, range, now);
     this.#showBlocked(stats.blocked_today);
     this.sessions.show(page, now);

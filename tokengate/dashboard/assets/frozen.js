@@ -70,10 +70,12 @@ export class Frozen {
       node.row = row;
       const event = this.why.get(keyOf(row))?.event ?? null;
       say(name, row.name);
-      say(when, event === null ? untilText(row, now) : `${ago(event.at_ms, now)}, ${untilText(row, now)}`);
+      const since = row.frozen_at_ms ?? event?.at_ms ?? null;
+      say(when, since === null ? untilText(row, now) : `${ago(since, now)}, ${untilText(row, now)}`);
       say(reason, row.frozen_reason || "No reason was given.");
       const known = row.kind === "agent" ? [["Kind", "agent"]] : row.agent ? [["Agent", row.agent]] : [];
-      const lines = [...known, ...(event === null ? [] : evidenceText(event))];
+      const by = row.frozen_by ? [["By", row.frozen_by]] : [];
+      const lines = [...known, ...by, ...(event === null ? [] : evidenceText(event))];
       reconcile(
         facts,
         lines,
