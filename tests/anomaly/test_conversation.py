@@ -203,9 +203,16 @@ def test_steps_that_are_kept_in_one_text() -> None:
     step = "Thought: I look it up.\nAction: search[x]\nObservation: nothing\n"
     kind, repeats, what = tail(user("Question: who?\n" + step * 5))
     assert (kind, repeats, what) == ("x", 5, f"ended a prompt with the same {len(step)} characters")
-    assert tail(user("Question: who?\n" + step * 2))[1] == 0
-    assert tail(user("x" * 5000))[1] == 0
+    for count in (3, 4, 7, 8, 9, 1000):
+        assert tail(user("Question: who?\n" + step * count))[:2] == ("x", count)
     assert mark({"model": "m", "prompt": "Question: who?\n" + step * 4}).repeats == 4
+    assert tail(user("Question: who?\n" + step * 2))[1] == 0
+
+
+def test_a_few_characters_again_and_again_are_a_ruler_until_they_are_very_many() -> None:
+    assert tail(user("A table\n" + "-" * 900))[1] == 0
+    few, many = tail(user("Context: " + "data " * 1000)), tail(user("Context: " + "data " * 8000))
+    assert (few[:2], many[:2]) == (("x", 5003 // 35), ("x", 40_003 // 35))
 
 
 def test_a_large_message_again_and_again_whatever_is_answered() -> None:

@@ -234,19 +234,35 @@ def _repeated_messages(turns: list[Turn]) -> Repeated | None:
 
 def _repeated_text(text: str) -> Repeated | None:
     """The end of a text that is the same several times: agents that keep their steps in one prompt."""
-    text = text[-ENDING_CHARS_MAX:].rstrip()
-    probe = text[-STEP_CHARS_MIN:]
-    step = len(text) - STEP_CHARS_MIN - text.rfind(probe, 0, -1)
-    if step < STEP_CHARS_MIN or step * TAIL_REPEATS_MIN > len(text):
+    text = text.rstrip()
+    ending = text[-ENDING_CHARS_MAX:]
+    step = len(ending) - STEP_CHARS_MIN - ending.rfind(ending[-STEP_CHARS_MIN:], 0, -1)
+    least = TAIL_REPEATS_MIN
+    if step < STEP_CHARS_MIN:
+        # A few characters again and again: a ruler, unless there are very many of them.
+        step *= -(-STEP_CHARS_MIN // step)
+        least = COPY_CHARS_MIN // step
+    if step * least > len(text):
         return None
     block = text[-step:]
-    repeats = 1
-    while text.endswith(block, 0, len(text) - repeats * step):
-        repeats += 1
-    if repeats < TAIL_REPEATS_MIN:
+    repeats = _endings(text, block)
+    if repeats < least:
         return None
     mark = of_digests(*sorted(line.strip().encode() for line in block.splitlines()))
     return Repeated(f"x{encoded(mark)}", repeats, f"ended a prompt with the same {step} characters")
+
+
+def _endings(text: str, block: str) -> int:
+    """How often a text ends with a block, in a row."""
+    most = 1
+    while text.endswith(block * (2 * most)):
+        most *= 2
+    step = most // 2
+    while step:
+        if text.endswith(block * (most + step)):
+            most += step
+        step //= 2
+    return most
 
 
 def _repeated_copies(text: str, turns: list[Turn]) -> Repeated | None:
