@@ -287,7 +287,7 @@ async def test_08_a_provider_that_cannot_be_reached_costs_nothing(store: Server,
 @pytest.mark.parametrize(
     "line",
     [
-        "POST /v1/responses",
+        "POST /v1/assistants",
         "GET /v1/responses",
         "POST /v1/images/generations",
         "POST /v1/audio/speech",

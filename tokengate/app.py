@@ -44,6 +44,7 @@ from tokengate.telemetry.metrics import new_counts
 from tokengate.tokens import Tokenizer
 from tokengate.upstream import Transport
 from tokengate.upstream.transport import HttpTransport
+from tokengate.upstreamfile import UpstreamEntry, UpstreamFileError, read_upstreams
 
 if TYPE_CHECKING:
     from tokengate.console import Console
@@ -129,7 +130,53 @@ class App:
             log.info("the price table was reloaded")
 
 
-def destinations_of(settings: Settings, transport: Transport) -> Destinations:
+def load_upstreams(path: Path | None) -> tuple[UpstreamEntry, ...]:
+    """Read the file of further upstreams, if one is named.
+
+    Raises:
+        OSError: it cannot be read.
+        UpstreamFileError: it cannot be used.
+    """
+    return read_upstreams(path.read_text("utf-8")) if path is not None else ()
+
+
+def _key_of(entry: UpstreamEntry) -> str | None:
+    """The key of a further upstream.
+
+    Raises:
+        UpstreamFileError: it is named and not there.
+    """
+    if entry.key_file:
+        key = Path(entry.key_file).read_text("utf-8").strip()
+    elif entry.key_env:
+        key = os.environ.get(entry.key_env, "")
+    else:
+        return None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UpstreamFileError(f"upstream {entry.name!r}: {entry.key_file or entry.key_env} has no key")
+    return key
+
+
+def _further(entry: UpstreamEntry, transport: Transport) -> Destination:
+    key, azure = _key_of(entry), entry.kind == "azure"
+    sent = key if azure or key is None else f"Bearer {key}"
+    return Destination(
+        entry.name,
+        entry.base_url.rstrip("/"),
+        transport,
+        section=entry.section,
+        replaces="" if azure else "/v1",
+        key_header=b"api-key" if azure else b"authorization",
+        key=sent.encode() if sent is not None else None,
+        quirks=entry.quirks,
+        # Azure's paths begin with /openai, and keep it.
+        prefix=entry.prefix or ("/openai" if azure else ""),
+        root="/openai" if azure else "",
+        models=entry.models,
+    )
+
+
+def destinations_of(settings: Settings, transport: Transport, further: Sequence[Destination] = ()) -> Destinations:
     """Where calls go."""
     openai_key, anthropic_key, gemini_key = settings.openai_api_key, settings.anthropic_api_key, settings.gemini_api_key
     own = (
@@ -169,7 +216,7 @@ def destinations_of(settings: Settings, transport: Transport) -> Destinations:
         replaces="/v1",
         key=f"Bearer {gemini_key.get_secret_value()}".encode() if gemini_key else None,
     )
-    return Destinations({each.name: each for each in own}, [compatible])
+    return Destinations({each.name: each for each in own}, [*further, compatible])
 
 
 def load_prices(path: Path | None) -> PriceTable:
@@ -289,6 +336,18 @@ async def open_app(
             ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
         )
         stack.push_async_callback(transport.aclose)
+        further = []
+        for entry in load_upstreams(settings.upstreams_file):
+            way = transport
+            if entry.connect_timeout_s is not None or entry.read_timeout_s is not None:
+                way = HttpTransport(
+                    connect_timeout_s=entry.connect_timeout_s or settings.upstream_connect_timeout_s,
+                    read_timeout_s=entry.read_timeout_s or settings.upstream_read_timeout_s,
+                    connections_max=settings.upstream_connections_max,
+                    ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
+                )
+                stack.push_async_callback(way.aclose)
+            further.append(_further(entry, way))
         rollup = None
         if metrics is not None:
             rollup = Rollup(inner.tally, settings.tenant)
@@ -315,7 +374,7 @@ async def open_app(
             dialect=openai.dialect,
             gate=gate,
             identity=identity,
-            destinations=destinations_of(settings, transport),
+            destinations=destinations_of(settings, transport, further),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
         )

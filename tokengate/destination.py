@@ -102,6 +102,10 @@ class Destinations:
                 return found
         return self._own[dialect]
 
+    def has(self, dialect: str) -> bool:
+        """Whether a dialect goes anywhere by default."""
+        return dialect in self._own
+
     def _find(self, model: str) -> Destination | None:
         return next((each for pattern, each in self._patterns if pattern.match(model)), None)
 

@@ -30,7 +30,7 @@ from tokengate.inbound import (
     Send,
     read_body,
 )
-from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Router, UnpricedFeature
+from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Route, Router, UnpricedFeature
 from tokengate.session import Identity
 from tokengate.telemetry import Telemetry
 from tokengate.upstream import UpstreamError, UpstreamTimeout
@@ -183,9 +183,10 @@ class Visit:
             return await self.refuse(_no_route(proxy.router, inbound, path))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         self.route = route.path
+        refused = self._refused(route)
         try:
-            if route.refused:
-                await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, route.refused))
+            if refused:
+                await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, refused))
             elif route.endpoint is None:
                 await self._pass_free()
             else:
@@ -208,6 +209,12 @@ class Visit:
         finally:
             self.connection.on_lost = None
         return None
+
+    def _refused(self, route: Route) -> str:
+        """Why a route that there is leads nowhere; empty: it leads somewhere."""
+        if route.refused or self.destination is not None or self.proxy.destinations.has(route.dialect.name):
+            return route.refused
+        return f"This gate has no upstream of the kind {route.dialect.name} (UPSTREAMS_FILE)."
 
     # --- metered endpoints ---
 

@@ -259,6 +259,7 @@ class Settings(BaseSettings):
     anthropic_base_url: BaseUrl = "https://api.anthropic.com"
     gemini_api_key: ApiKey = None
     gemini_base_url: BaseUrl = "https://generativelanguage.googleapis.com"
+    upstreams_file: OptionalFile = None
     redis_url: RedisUrl = None
     default_budget: Amount = 10_000_000_000
     strict_mode: bool = False

@@ -249,7 +249,7 @@ class Router:
                 self._patterns.append((route.method, _pattern(route.path), route))
             else:
                 self._exact[key] = route
-            methods = self._methods.setdefault(route.path, [])
+            methods = [] if route.refused else self._methods.setdefault(route.path, [])
             if route.method not in methods:
                 methods.append(route.method)
 

@@ -6,13 +6,17 @@
 from typing import Final
 
 from tokengate.providers import Route
+from tokengate.providers.openai.deployments import Deployed
 from tokengate.providers.openai.errors import OpenAIDialect
 from tokengate.providers.openai.requests import ChatCompletions, Completions, Embeddings
 from tokengate.providers.openai.responses import Responses
 
-__all__ = ("ROUTES", "dialect")
+__all__ = ("ROUTES", "azure", "dialect")
 
 dialect: Final = OpenAIDialect()
+
+azure: Final = OpenAIDialect("azure")
+"""The same words, and other paths: only an upstream of the kind `azure` takes them."""
 
 _METERED: Final = (
     ("/v1/chat/completions", ChatCompletions()),
@@ -54,6 +58,14 @@ _REFUSED: Final = (
 
 ROUTES: Final[tuple[Route, ...]] = (
     *(Route("POST", path, dialect, endpoint.name, endpoint) for path, endpoint in _METERED),
+    *(
+        Route("POST", f"/openai/deployments/*/{endpoint.path}", azure, endpoint.name, endpoint)
+        for endpoint in (
+            Deployed("chat/completions", ChatCompletions()),
+            Deployed("completions", Completions()),
+            Deployed("embeddings", Embeddings()),
+        )
+    ),
     Route("POST", "/v1/responses/input_tokens", dialect, "input_tokens", None),
     Route("POST", "/v1/moderations", dialect, "moderations", None),
     Route("GET", "/v1/models", dialect, "models", None),

@@ -37,7 +37,8 @@ TYPE_AND_CODE: Final = MappingProxyType(
 class OpenAIDialect:
     """Errors as `{"error": {...}}`, in a body or as an event, which is what the official SDKs raise `APIError` from."""
 
-    name: str = "openai"
+    def __init__(self, name: str = "openai") -> None:
+        self.name: str = name
 
     def error(self, refusal: Refusal, request_id: str) -> bytes:
         return orjson.dumps({"error": _error(refusal, request_id)})

@@ -1,0 +1,123 @@
+"""Further upstreams: the file, and calls that go to them."""
+
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import redis
+
+from tests.support.gate import gate, simulated
+from tests.support.hashes import spent_nano
+from tests.support.redis_server import Server
+from tokengate.app import open_app
+from tokengate.settings import load
+from tokengate.upstreamfile import UpstreamFileError, read_upstreams
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+def entry(**members: Any) -> str:
+    given = {"name": "groq", "base_url": "https://groq.example/v1", "prefix": "/groq"} | members
+    lines = [
+        f"{name} = {value!r}".replace("True", "true").replace("False", "false")
+        for name, value in given.items()
+        if value is not None
+    ]
+    return "[[upstream]]\n" + "\n".join(lines) + "\n"
+
+
+class TestFile:
+    def test_what_is_left_out_has_its_default(self) -> None:
+        (found,) = read_upstreams(entry())
+        assert (found.section, found.quirks, found.kind) == ("groq", None, "openai")
+        (other,) = read_upstreams(entry(prices="together", stream_options=False, output_cap_field="max_tokens"))
+        assert other.section == "together"
+        assert other.quirks is not None
+        assert (other.quirks.stream_options, other.quirks.output_cap_field) == (False, "max_tokens")
+        assert read_upstreams("") == ()
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            ("[[upstream]", "not TOML"), (entry(name="Groq"), "name"), (entry(name=None), "name"),
+            (entry(surprise=1), "surprise"), (entry(base_url="groq.example"), "base_url"),
+            (entry(base_url="https://u:p@groq.example"), "base_url"), (entry(prefix="groq"), "prefix"),
+            (entry(prefix="/v1/x"), "prefix"), (entry(prefix="/../x"), "prefix"), (entry(prefix=None), "prefix or models"),
+            (entry() + entry(), "two upstreams"), (entry() + entry(name="other"), "two upstreams have the prefix"),
+            (entry(key_env="A", key_file="b"), "not both"), (entry(read_timeout_s=-1), "read_timeout_s"),
+            (entry(kind="other"), "kind"), (entry(models=[""]), "models"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_done_is_said(self, text: str, match: str) -> None:
+        with pytest.raises(UpstreamFileError, match=match):
+            read_upstreams(text)
+
+    async def test_a_key_that_is_not_there_ends_the_start(self, store: Server, tmp_path: Path) -> None:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(entry(key_env="NO_SUCH_KEY_IS_SET"))
+        settings = load({"REDIS_URL": store.url, "UPSTREAMS_FILE": str(file)}, env_file=None).settings
+        with pytest.raises(UpstreamFileError, match="NO_SUCH_KEY_IS_SET has no key"):
+            async with open_app(settings, "all", "test"):
+                pass
+
+
+async def test_calls_go_by_path_and_by_model_each_with_its_key_and_what_the_server_takes(
+    store: Server, redis_cli: "redis.Redis", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROQ_TEST_KEY", "groq-key")
+    async with simulated() as own, simulated() as groq, simulated() as local:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(
+            entry(base_url=groq.base_url, key_env="GROQ_TEST_KEY", prices="openai", read_timeout_s=30.0)
+            + entry(
+                name="local", base_url=local.base_url, prefix=None, models=["gpt-4.1*"], prices="openai",
+                stream_options=False, output_cap_field="max_tokens",
+            )
+        )  # fmt: skip
+        async with gate(own.base_url, store.url, upstreams_file=file, default_budget="0.005") as running:
+            async with openai.AsyncOpenAI(base_url=running.base_url, api_key="theirs", max_retries=0) as sdk:
+                await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO, max_tokens=5)
+                stream = await sdk.chat.completions.create(model="gpt-4.1-nano", messages=HELLO, stream=True)
+                chunks = [chunk async for chunk in stream]
+            async with openai.AsyncOpenAI(base_url=f"{running.url}/groq/v1", api_key="theirs", max_retries=0) as sdk:
+                await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO, max_tokens=5)
+            entries = await running.log()
+        assert (own.received, local.received, groq.received) == (1, 1, 1)
+        assert groq.headers()["authorization"] == "Bearer groq-key"
+        assert local.headers()["authorization"] == "Bearer theirs"
+        assert "stream_options" not in local.body()
+        assert local.body()["max_tokens"] >= 16
+        assert all(chunk.usage is None for chunk in chunks)
+    assert [each["endpoint"] for each in entries] == ["chat_completions"] * 3
+    assert {each["model"]: each["assumed"] for each in entries} == {"gpt-4o-mini": False, "gpt-4.1-nano": True}
+    assert spent_nano(redis_cli) > 0
+
+
+async def test_azures_sdk_takes_the_gate_for_its_endpoint(store: Server, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("azure-key\n")
+    async with simulated() as own, simulated() as azure:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(
+            entry(name="azure", kind="azure", base_url=azure.url, prefix=None, key_file=str(key), prices="openai")
+        )
+        async with gate(own.base_url, store.url, upstreams_file=file) as running:
+            sdk = openai.AsyncAzureOpenAI(
+                azure_endpoint=running.url, api_key="theirs", api_version="2024-10-21", max_retries=0
+            )
+            async with sdk:
+                with pytest.raises(openai.NotFoundError):  # the simulated provider has no such path
+                    await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO)
+            [entry_] = await running.log()
+        assert own.received == 0
+    assert (entry_["endpoint"], entry_["status"], entry_["actual_cost"]) == ("chat_completions", 404, 0)
+
+
+async def test_without_an_upstream_for_it_azures_paths_are_refused(store: Server) -> None:
+    async with simulated() as own, gate(own.base_url, store.url) as running:
+        sdk = openai.AsyncAzureOpenAI(azure_endpoint=running.url, api_key="k", api_version="2024-10-21", max_retries=0)
+        async with sdk:
+            with pytest.raises(openai.NotFoundError, match="no upstream of the kind azure"):
+                await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO)
+        assert own.received == 0
