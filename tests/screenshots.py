@@ -52,12 +52,21 @@ def tenant() -> MemoryControl:
         before="10.00",
         after="50.00",
     )
+    control.happen(
+        "threshold",
+        "eval-sweep-2026-11-23",
+        at_ms=NOW_MS - 40 * MINUTE_MS,
+        percent="80",
+        budget="50",
+        spent="40.02",
+        resets="",
+    )
     control.happen("overrun", "batch-classify-07", at_ms=NOW_MS - 31 * MINUTE_MS, hold="tg-a81c4e-77", usd="0.000412")
     control.happen("reset", "rag-answers", "admin from 127.0.0.1", NOW_MS - 20 * MINUTE_MS, before="4.912")
-    control.happen("freeze", "research-agent-0412", at_ms=NOW_MS - 13 * MINUTE_MS, reason=loop, rule="identical", count="8",
-                   first_request="tg-a81c4e-9f1", last_request="tg-a81c4e-9f8")  # fmt: skip
-    control.happen("freeze", "nightly-crawler", at_ms=NOW_MS - 5 * MINUTE_MS, reason=velocity, rule="velocity", per_minute="$4.10",
-                   threshold="$2.00", last_request="tg-a81c4e-a41")  # fmt: skip
+    control.happen("freeze", "research-agent-0412", at_ms=NOW_MS - 13 * MINUTE_MS, reason=loop, rule="loop", before="open",
+                   after=f"frozen until {NOW_MS + 47 * MINUTE_MS}", first="tg-a81c4e-9f1", last="tg-a81c4e-9f8")  # fmt: skip
+    control.happen("freeze", "nightly-crawler", at_ms=NOW_MS - 5 * MINUTE_MS, reason=velocity, rule="velocity", before="open", after="frozen",
+                   first="tg-a81c4e-9aa", last="tg-a81c4e-a41")  # fmt: skip
     control.points = spend_points(
         NOW_MS, [("gpt-5", 0.42), ("claude-sonnet-4-5", 0.31), ("o4-mini", 0.08), ("gpt-4o-mini", 0.05), ("text-embedding-3-small", 0.004)]
     )  # fmt: skip

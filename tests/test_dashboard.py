@@ -15,6 +15,7 @@ from playwright.async_api import Browser, expect
 
 from tests.support.admin import ADMIN, MemoryControl, account, desk, spend_points
 from tests.support.browser import View, chromium, view
+from tests.support.gate import ROOT
 from tokengate.control.words import Kind, Nano
 from tokengate.dashboard import POLICY, Dashboard
 
@@ -55,7 +56,15 @@ def team() -> MemoryControl:
         account("researcher", kind=Kind.AGENT, spent=9, budget=100),
     )  # fmt: skip
     control.happen(
-        "freeze", "loops", at_ms=now - 60_000, reason="The same call 8 times in a row", rule="identical", count="8"
+        "freeze",
+        "loops",
+        at_ms=now - 60_000,
+        reason="The same call 8 times in a row",
+        rule="loop",
+        first="tg-1",
+        last="tg-8",
+        before="open",
+        after="frozen",
     )
     control.happen("budget", "busy", by="alice, admin from 10.0.0.7", at_ms=now - 30_000, before="5.00", after="10.00")
     control.points = spend_points(now, [("gpt-5", 0.4), ("gpt-4o-mini", 0.1)])
@@ -154,7 +163,7 @@ class TestWhatIsSeen:
             for text in (
                 "The same call 8 times in a row",
                 "1 min ago, thaws in",
-                "identical",
+                "tg-8",
                 "75% of $10.00",
                 "$7.50 spent, $0.25 held, $2.25 left",
             ):
@@ -193,6 +202,39 @@ class TestWhatIsSeen:
             await expect(page.locator("#events li").first).to_contain_text("$5.00 → $10.00")
             await expect(page.locator("#events li").first).to_contain_text("by alice, admin from 10.0.0.7")
 
+    @pytest.mark.parametrize(
+        ("kind", "fields", "badge", "text"),
+        [
+            ("freeze", {"reason": "It loops", "rule": "loop", "first": "a", "last": "b", "before": "open",
+                        "after": "frozen until 1900000000000"},
+             "Frozen", "mine until Mar 17, 2030, 17:46:40 · It loops · rule loop · first call a · last call b"),
+            ("freeze", {"reason": "By hand", "before": "open", "after": "frozen"}, "Frozen", "mine By hand"),
+            ("unfreeze", {"before": "frozen", "after": "open"}, "Unfrozen", "mine"),
+            ("shadow", {"rule": "velocity", "reason": "$5 in a minute"}, "Would freeze", "mine $5 in a minute · rule velocity"),
+            ("budget", {"before": "5.000000000", "after": ""}, "Budget", "mine $5.00 → the default"),
+            ("reset", {"before": "0.004200000"}, "Reset", "mine $0.0042 → $0.00"),
+            ("delete", {"before": "1.5"}, "Deleted", "mine $1.50 had been spent"),
+            ("threshold", {"percent": "80", "budget": "10", "spent": "8.1", "resets": "1900000000000"},
+             "Threshold", "mine 80% passed: $8.10 of $10.00 spent · starts anew Mar 17, 2030, 17:46:40"),
+            ("threshold", {"percent": "100", "budget": "10", "spent": "9.99", "resets": ""},
+             "Used up", "mine $9.99 of $10.00 spent, and a call was refused"),
+            ("relief", {"budget": "10", "spent": "0"}, "Relief", "mine below its thresholds: $0.00 of $10.00"),
+            ("overrun", {"hold": "tg-1", "usd": "0.000412"}, "Overrun", "mine cost $0.000412 more than was held · call tg-1"),
+            ("expired", {"hold": "tg-1", "usd": "1"}, "Expired", "mine $1.00 charged in full: its gate was gone · call tg-1"),
+            ("late", {"hold": "tg-1", "usd": "1"}, "Settled late", "mine $1.00 after all · call tg-1"),
+            ("lost", {"hold": "tg-1", "usd": "1"}, "Hold lost", "mine $1.00 charged all the same · call tg-1"),
+            ("constructor", {"odd_field": "x"}, "Constructor", "mine odd field x"),
+        ],
+    )  # fmt: skip
+    async def test_what_happened_is_told_in_words(
+        self, browser: Browser, kind: str, fields: dict[str, str], badge: str, text: str
+    ) -> None:
+        control = MemoryControl()
+        control.happen(kind, "mine", fields=fields)
+        async with looking(browser, control) as seen:
+            await expect(seen.page.locator("#events .badge")).to_have_text(badge)
+            await expect(seen.page.locator("#events .what")).to_have_text(text)
+
     async def test_a_chart_is_also_a_table_and_a_tip(self, browser: Browser) -> None:
         async with looking(browser) as seen:
             page = seen.page
@@ -223,7 +265,7 @@ class TestWhatIsSeen:
             await seen.open("loops")
             for text in (
                 "Why it is frozen",
-                "identical",
+                "tg-8",
                 "40 answered, 9 blocked",
                 "agent researcher",
                 "9% of $100.00",
@@ -404,9 +446,10 @@ class TestWhatIsDone:
 class TestManySessions:
     async def test_ten_thousand_are_paged_sorted_and_searched(self, browser: Browser) -> None:
         control = MemoryControl()
+        now = control.now_ms
         control.put(
             *(
-                account(f"worker-{number:05d}", spent=number / 1000, last_active_ms=control.now_ms - number)
+                account(f"worker-{number:05d}", spent=number / 1000, last_active_ms=now - number)
                 for number in range(10_000)
             )
         )
@@ -604,6 +647,13 @@ class TestFiles:
         zipped = sum(len(each.zipped) for each in (*dashboard._assets.values(), *dashboard._pages.values()))
         assert plain < ASSETS_BYTES_MAX
         assert zipped < ASSETS_BYTES_MAX / 3
+
+    async def test_the_page_knows_every_kind_of_event(self) -> None:
+        reference = (ROOT / "docs" / "reference" / "store.md").read_text()
+        table = reference[reference.index("## Events") :].split("\n## ")[0]
+        kinds = set(re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE))
+        script = Dashboard()._assets["events.js"].plain.decode()
+        assert kinds == set(re.findall(r"^  ([a-z]+): \{ text:", script, re.MULTILINE)) - {"shadow"}
 
     async def test_the_page_has_no_code_in_it_and_allows_none(self) -> None:
         async with desk() as at, httpx.AsyncClient(base_url=at.url) as http:

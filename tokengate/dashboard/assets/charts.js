@@ -62,7 +62,8 @@ function scale(top) {
 function axisText(amount, step) {
   if (amount === 0) return "$0";
   if (amount >= 10_000) return `$${compact(amount)}`;
-  const digits = step >= 1 ? 0 : Math.min(6, Math.ceil(-Math.log10(step)) + (String(step / 10 ** Math.floor(Math.log10(step))).startsWith("2.5") ? 1 : 0));
+  // As many decimals as tell the steps apart; cents are two.
+  const digits = step >= 1 ? 0 : Math.min(6, Math.max(2, Math.ceil(1 - Math.log10(step))));
   return `$${amount.toFixed(digits)}`;
 }
 

@@ -12,7 +12,7 @@ function facts(row, now) {
     row.agent && ["Agent", row.agent],
     ["Last call", row.last_active_ms === null ? "never" : `${ago(row.last_active_ms, now)} (${fullTime(row.last_active_ms)})`],
     ["First seen", row.created_ms === null ? "not yet" : fullTime(row.created_ms)],
-    ["Calls", `${count(row.requests)} answered, ${count(row.blocked)} blocked`],
+    row.kind === "session" && ["Calls", `${count(row.requests)} answered, ${count(row.blocked)} blocked`],
     ["Spent in all", usd(row.total)],
     row.assumed > 0 && ["Of it assumed", `${usd(row.assumed)}: no usage was reported for it`],
     row.overrun > 0 && ["Of it overrun", `${usd(row.overrun)}: beyond what was held for it`],
@@ -125,9 +125,11 @@ export class Details {
     if (!this.readOnly) showActions(this.acting, row, this.changed);
 
     const last = detail.evidence.at(-1) ?? null;
+    const since = row.frozen_at_ms ?? last?.at_ms ?? null;
     parts.frozen.hidden = !row.frozen;
     say(this.reason, row.frozen_reason || "No reason was given.");
-    pairs(this.why, [["Until", untilText(row, now)], ...(last === null ? [] : [["Since", fullTime(last.at_ms)], ...evidenceText(last)])]);
+    const known = [["Until", untilText(row, now)], since !== null && ["Since", fullTime(since)], row.frozen_by && ["By", row.frozen_by]];
+    pairs(this.why, [...known.filter(Boolean), ...(last === null ? [] : evidenceText(last))]);
 
     parts.limits.hidden = false;
     reconcile(

@@ -156,8 +156,9 @@ export class Sessions {
       bar.show(row);
       say(cells.spent, usd(row.spent));
       say(cells.remaining, usd(row.remaining));
-      say(cells.requests, count(row.requests));
-      say(cells.blocked, count(row.blocked));
+      // Calls are counted by session alone.
+      say(cells.requests, row.kind === "session" ? count(row.requests) : "–");
+      say(cells.blocked, row.kind === "session" ? count(row.blocked) : "–");
       say(when, row.last_active_ms === null ? "Never" : ago(row.last_active_ms, now));
       attribute(when, "datetime", row.last_active_ms === null ? null : new Date(row.last_active_ms).toISOString());
       if (!this.readOnly) showActions(acting, row, this.changed);
