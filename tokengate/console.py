@@ -92,6 +92,10 @@ async def open_console(settings: Settings, owner: str) -> AsyncIterator[Console]
         for level, finding in await inspect(store, keys.leases(settings.tenant)):
             log.log(logging.getLevelNamesMapping()[level.upper()], finding)
         ledger = await stack.enter_async_context(open_ledger(settings, store, owner))
+        if settings.alert_webhook_url is not None:
+            from tokengate.alerts.opening import telling  # noqa: PLC0415 - only who tells needs it
+
+            await stack.enter_async_context(telling(settings, ledger, owner))
         admin = await stack.enter_async_context(open_admin(settings, store, owner))
         status = Status(
             ledger=ledger,

@@ -11,6 +11,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from tests.support.admin import ADMIN
 from tests.support.gate import gate_processes, simulated, until
 from tests.support.receiver import HANG, answer, receiver
 from tests.support.redis_server import Server, redis_server, start, stop
@@ -80,6 +81,20 @@ async def test_the_gate_that_tells_is_killed(store: Server, redis_cli: "redis.Re
         await hook.count(tried + 1)
         assert percentages(hook.bodies[tried:]) == [50]
         assert f":{other.process.pid}:" in str(redis_cli.hget(reader, "by"))
+
+
+async def test_a_console_tells_of_what_gates_do_that_tell_nobody(store: Server, redis_cli: "redis.Redis") -> None:
+    async with (
+        receiver() as hook,
+        simulated() as provider,
+        gate_processes(1, provider.base_url, store.url, "console", alert_webhook_url=hook.url, admin_token=ADMIN),
+        gate_processes(1, provider.base_url, store.url, default_budget=CALL.budget(1)) as (gate,),
+        client() as http,
+    ):
+        await until(lambda: bool(redis_cli.keys("tokengate:{default}:reader:*")))
+        await http.post(f"{gate.url}{CHAT}", content=CALL.body, headers=headers("alice", CALL.simulate))
+        await hook.count(1)
+        assert percentages(hook.bodies) == [100]
 
 
 async def test_the_store_is_lost_and_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
