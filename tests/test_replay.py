@@ -14,17 +14,16 @@ from tests.support.inmemory import prices
 from tests.support.recording import Recorder
 from tests.support.redis_server import Server
 from tests.transcripts.tape import stamp
-from tokengate.app import ROUTES
 from tokengate.cli import app
 from tokengate.cli import replay as command
-from tokengate.domain import Reason, Session
+from tokengate.domain import Reason
 from tokengate.ledger import RECORD_TTL_MS
 from tokengate.replay import Order, Replay, Report
 from tokengate.settings import NAMES, Settings
 from tokengate.simulate import SimulateOptions
-from tokengate.transcript import Entry, Reader
+from tokengate.transcript import Entry
 
-READER = Reader(ROUTES, Session("default", "default", ""))
+READER, _ = command.offline(Settings(), prices(None))
 START_MS = 1_772_442_000_000
 COST_NANO = 10 * 150 + 100 * 600
 """Of a call of 10 and 100 tokens to gpt-4o-mini."""
@@ -87,6 +86,21 @@ class TestReplay:
         usage = {"input_tokens": 1000, "output_tokens": 500}
         found = await report(replay(), entry(url="/v1/messages", body=body, usage=usage))
         assert (found.blocked, found.cost_nano) == (0, 10_500_000)
+
+    async def test_a_further_upstream_has_its_prices_by_its_prefix_and_by_its_models(self, tmp_path: Path) -> None:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(
+            '[[upstream]]\nname = "groq"\nbase_url = "https://api.groq.com/openai/v1"\nprefix = "/groq"\n'
+            'models = ["llama-*"]\nkey_env = "NOT_SET"\n'
+        )
+        reader, running = command.offline(Settings(upstreams_file=file), prices(None))
+        body = call()["body"] | {"model": "llama-3.3-70b-versatile"}
+        for url in ("/groq/v1/chat/completions", "/v1/chat/completions"):
+            read = reader.read(json.dumps(call(url=url, body=body)).encode())
+            assert read is not None
+            assert read.section == "groq"
+            assert await running.feed(read) is None
+        assert running.finish().cost_nano > 0
 
     async def test_a_failure_costs_nothing(self) -> None:
         found = await report(replay(), entry(status=500), entry(1))

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.inmemory import prices
 from tests.telemetry.test_log import ALLOWED, REFUSED, written
-from tokengate.app import ROUTES
+from tokengate.cli.replay import offline
 from tokengate.domain import Reason, Session, Usage
-from tokengate.transcript import DURATION_MS_MAX, Entry, Reader, TranscriptError
+from tokengate.settings import Settings
+from tokengate.transcript import DURATION_MS_MAX, Entry, TranscriptError
 
-READER = Reader(ROUTES, Session("fallback", "acme", "crawler"))
+READER, _ = offline(Settings(default_session="fallback", tenant="acme", agent="crawler"), prices(None))
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 CALL: dict[str, Any] = {"timestamp": "2026-03-02T09:00:00.250Z", "body": CHAT}
 AT_MS = 1_772_442_000_250
@@ -83,14 +85,14 @@ class TestCalls:
         body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
         for url in ("https://api.anthropic.com/v1/messages", None):
             entry = read(url=url, body=body, usage={"input_tokens": 8, "output_tokens": 21})
-            assert (entry.dialect, entry.request.call.output_tokens_asked) == ("anthropic", 9)
+            assert (entry.section, entry.request.call.output_tokens_asked) == ("anthropic", 9)
             assert entry.usage == Usage(8, 21)
         gemini = read(
             url="https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:generateContent?alt=json",
             body={"contents": [{"parts": [{"text": "hi"}]}]},
             usage={"promptTokenCount": 8, "candidatesTokenCount": 21, "totalTokenCount": 29},
         )
-        assert (gemini.dialect, gemini.request.call.model) == ("google", "gemini-2.5-flash")
+        assert (gemini.section, gemini.request.call.model) == ("google", "gemini-2.5-flash")
         assert gemini.usage == Usage(8, 21)
 
     @pytest.mark.parametrize(
@@ -128,6 +130,10 @@ class TestCalls:
             ({"body": CHAT | {"messages": []}}, "body: messages must be a list of at least one message."),
             ({"url": "/v1/images"}, "/v1/images is no endpoint that is metered"),
             ({"url": "/v1/models"}, "/v1/models is no endpoint that is metered"),
+            (
+                {"url": "/openai/deployments/gpt-4o-mini/chat/completions"},
+                "there is no upstream of the kind azure (UPSTREAMS_FILE)",
+            ),
             ({"session_id": "a b"}, "session_id: 'a b' is not a name"),
             ({"session_id": ""}, "session_id: '' is not a name"),
             ({"agent": "{x}"}, "agent: '{x}' is not a name"),

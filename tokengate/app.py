@@ -157,8 +157,9 @@ def _key_of(entry: UpstreamEntry) -> str | None:
     return key
 
 
-def _further(entry: UpstreamEntry, transport: Transport) -> Destination:
-    key, azure = _key_of(entry), entry.kind == "azure"
+def further_of(entry: UpstreamEntry, transport: Transport, key: str | None) -> Destination:
+    """A further upstream as a destination."""
+    azure = entry.kind == "azure"
     sent = key if azure or key is None else f"Bearer {key}"
     return Destination(
         entry.name,
@@ -347,7 +348,7 @@ async def open_app(
                     ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
                 )
                 stack.push_async_callback(way.aclose)
-            further.append(_further(entry, way))
+            further.append(further_of(entry, way, _key_of(entry)))
         rollup = None
         if metrics is not None:
             rollup = Rollup(inner.tally, settings.tenant)

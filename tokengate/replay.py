@@ -13,7 +13,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tokengate.budgets import TYPICAL_OUTPUT_COLD_TOKENS
-from tokengate.destination import Destinations
 from tokengate.domain import Call, Ending, Reason, Refusal, Session, Usage
 from tokengate.gate import Charge, Gate, Ticket
 from tokengate.ledger import RECORD_TTL_MS
@@ -122,13 +121,11 @@ class Replay:
         gate: Gate,
         ledger: MemoryLedger,
         tokenizer: Tokenizer,
-        destinations: Destinations,
         busy_wait_ms: int,
     ) -> None:
         self._gate = gate
         self._ledger = ledger
         self._tokenizer = tokenizer
-        self._destinations = destinations
         self._busy_wait_ms = busy_wait_ms
         self._in_flight: list[tuple[int, int, _InFlight]] = []
         self._untimed: dict[Session, list[_InFlight]] = {}
@@ -180,9 +177,8 @@ class Replay:
     async def _admit(self, entry: Entry, hold_id: str) -> Ticket | Refusal:
         """Ask the gate. A call that meets a busy budget waits for others to end, as long as it would have waited."""
         until_ms = self._ledger.now_ms + self._busy_wait_ms
-        section = self._section(entry)
         while True:
-            admitted = await self._gate.admit(entry.request, entry.session, hold_id, section)
+            admitted = await self._gate.admit(entry.request, entry.session, hold_id, entry.section)
             busy = isinstance(admitted, Refusal) and admitted.reason is Reason.BUDGET_BUSY
             if not busy or not self._in_flight or self._in_flight[0][0] > until_ms:
                 return admitted
@@ -238,10 +234,6 @@ class Replay:
         finding.saved_nano += cost_nano
         finding.last_ms = max(finding.last_ms, entry.at_ms)
 
-    def _section(self, entry: Entry) -> str:
-        """The section of the price table that has the model."""
-        return self._destinations.of(entry.dialect, entry.request.call.model).section
-
     async def _cost(self, entry: Entry) -> int:
         """What a call really cost, in nano-USD."""
         if entry.cost_nano is not None:
@@ -250,7 +242,7 @@ class Replay:
             self.report.blocked_before += 1
             return 0
         usage, call = entry.usage, entry.request.call
-        section, lookup = self._section(entry), self._gate.prices.lookup
+        section, lookup = entry.section, self._gate.prices.lookup
         price = lookup(usage.model, section).price if usage is not None and usage.model else None
         price = price or lookup(call.model, section).price
         if price is None or entry.status >= STATUS_FAILED:

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder
 
+from tokengate.destination import Destination, Destinations
 from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Call, Session, Usage
 from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD
-from tokengate.providers import Count, Endpoint, Meter, Quirks, Request, RequestError, Route, Router
+from tokengate.providers import Count, Meter, Quirks, Request, RequestError, Route, Router
 from tokengate.session import HEADER
 
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -60,7 +61,8 @@ class Entry(Struct, frozen=True):
     ended_ms: int
     timed: bool
     """False: nobody wrote down how long it took, and `ended_ms` is a guess."""
-    dialect: str
+    section: str
+    """The section of the price table that has the model."""
     session: Session
     request: Request
     status: int
@@ -150,9 +152,16 @@ _decode_members: Final = Decoder(dict[str, Raw]).decode
 class Reader:
     """Reads lines, given who called where a line does not say it."""
 
-    def __init__(self, routes: Sequence[Route], fallback: Session) -> None:
+    def __init__(self, routes: Sequence[Route], destinations: Destinations, fallback: Session) -> None:
         self._router = Router(routes)
-        self._dialects = {route.name: route.dialect.name for route in routes if route.endpoint is not None}
+        self._destinations = destinations
+        # Several providers may have an endpoint of the same name: those that have a destination of their own go first.
+        self._dialects = {
+            route.name: route.dialect.name
+            for has in (False, True)
+            for route in reversed(routes)
+            if route.endpoint is not None and destinations.has(route.dialect.name) is has
+        }
         self._fallback = fallback
 
     def read(self, line: bytes) -> Entry | None:
@@ -183,18 +192,24 @@ class Reader:
         answer = line.response or _Answer()
         status = line.status if line.status is not None else answer.status_code
         head = _Head(line)
-        dialect, endpoint = self._endpoint(head, body)
+        chosen = self._destinations.by_prefix(head.path)
+        route = self._route(head, body, head.path if chosen is None else chosen.path(head.path))
+        if route.endpoint is None:
+            raise TranscriptError(f"{head.path[:NAME_CHARACTERS_MAX]} is no endpoint that is metered")
         try:
-            request = endpoint.parse(bytes(body), head)
+            request = route.endpoint.parse(bytes(body), head)
         except RequestError as error:
             raise TranscriptError(f"body: {error.message}") from None
+        destination = chosen or self._destination(route.dialect.name, request.call.model)
+        if destination.quirks is not None:
+            request = request.suited(destination.quirks)
         at_ms = _time_ms(line.timestamp)
         usage = _usage(request, line.usage, answer) if status < STATUS_FAILED else None
         return Entry(
             at_ms=at_ms,
             ended_ms=at_ms + _duration_ms(line, usage),
             timed=line.duration_ms is not None,
-            dialect=dialect,
+            section=destination.section,
             session=self._session(line, head.given.get(HEADER)),
             request=request,
             status=status,
@@ -230,7 +245,7 @@ class Reader:
             at_ms=at_ms,
             ended_ms=at_ms + _duration_ms(line, usage),
             timed=line.duration_ms is not None,
-            dialect=dialect,
+            section=self._destination(dialect, line.model).section,
             session=self._session(line, None),
             request=Logged(call),
             status=line.status or 0,
@@ -239,9 +254,7 @@ class Reader:
             blocked=blocked,
         )
 
-    def _endpoint(self, head: "_Head", body: Raw) -> tuple[str, Endpoint]:
-        """The dialect and the endpoint of a call."""
-        path = head.path
+    def _route(self, head: "_Head", body: Raw, path: str) -> Route:
         if not path:
             members = _members(body)
             model = bytes(members.get("model", _NONE))
@@ -249,9 +262,14 @@ class Reader:
             if not path:
                 raise TranscriptError("it is not clear where it went: add its url, like /v1/chat/completions")
         route = self._router.match("POST", path, head.given)
-        if route is None or route.endpoint is None:
+        if route is None:
             raise TranscriptError(f"{path[:NAME_CHARACTERS_MAX]} is no endpoint that is metered")
-        return route.dialect.name, route.endpoint
+        return route
+
+    def _destination(self, dialect: str, model: str) -> Destination:
+        if not self._destinations.has(dialect):
+            raise TranscriptError(f"there is no upstream of the kind {dialect} (UPSTREAMS_FILE)")
+        return self._destinations.of(dialect, model)
 
     def _session(self, line: _Line, header: bytes | None) -> Session:
         name = line.session_id

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from tokengate.app import ROUTES, destinations_of, load_prices
+from tokengate.app import ROUTES, destinations_of, further_of, load_prices, load_upstreams
 from tokengate.composition import policy_of
 from tokengate.domain import Session
 from tokengate.gate import Gate
@@ -32,6 +32,7 @@ from tokengate.settings import Settings, SettingsError, allowed, load
 from tokengate.tokens import Tokenizer
 from tokengate.transcript import LINE_BYTES_MAX, Reader, TranscriptError
 from tokengate.upstream import ConnectFailed, Headers, Response
+from tokengate.upstreamfile import UpstreamFileError
 
 WIDTH: Final = 80
 FAULTS_SHOWN: Final = 5
@@ -50,6 +51,7 @@ SETTINGS: Final = (
     "agent",
     "tenant",
     "pricing_file",
+    "upstreams_file",
 )
 """Those that decide what is refused; each is an option."""
 
@@ -103,7 +105,7 @@ def main(arguments: list[str]) -> int:
     try:
         with _opened(options.file) as file:
             report = asyncio.run(_replay(file, settings, faults))
-    except (Unreadable, PriceTableError, OSError) as error:
+    except (Unreadable, PriceTableError, UpstreamFileError, OSError) as error:
         _say(f"tokengate replay: {error}")
         return 1
     for fault in faults.shown:
@@ -172,7 +174,7 @@ def offline(settings: Settings, prices: PriceTable | None = None) -> tuple[Reade
     """A gate with these settings for calls of the past, and what reads them. Without `prices`, those of the settings.
 
     Raises:
-        PriceTableError, OSError: the price table cannot be used.
+        PriceTableError, UpstreamFileError, OSError: a file that the settings name cannot be used.
     """
     ledger, tokenizer = MemoryLedger(_LEASE_MS, SESSIONS_MAX + 1, 0), Tokenizer()
     gate = Gate(
@@ -186,9 +188,11 @@ def offline(settings: Settings, prices: PriceTable | None = None) -> tuple[Reade
         lease_ms=_LEASE_MS,
         tenant=settings.tenant,
     )
-    reader = Reader(ROUTES, Session(settings.default_session, settings.tenant, settings.agent))
-    destinations = destinations_of(settings, _Nowhere())
-    return reader, Replay(gate, ledger, tokenizer, destinations, settings.busy_wait_ms)
+    nowhere = _Nowhere()
+    further = [further_of(entry, nowhere, None) for entry in load_upstreams(settings.upstreams_file)]
+    destinations = destinations_of(settings, nowhere, further)
+    reader = Reader(ROUTES, destinations, Session(settings.default_session, settings.tenant, settings.agent))
+    return reader, Replay(gate, ledger, tokenizer, settings.busy_wait_ms)
 
 
 async def _replay(file: BinaryIO | gzip.GzipFile, settings: Settings, faults: Faults) -> Report:
