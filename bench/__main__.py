@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import idle, injection, overspend, peers, races, roundtrips, streams, throughput
+from bench import capacity, idle, injection, overspend, peers, races, roundtrips, streams, throughput
 from bench.figures import Figure, as_json, as_markdown, show
 from bench.processes import BenchError, stay_off_the_gates_core
 from tokengate import __version__
@@ -22,6 +22,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "idle": idle.run,
     "injection": injection.run,
     "roundtrips": roundtrips.run,
+    "capacity": capacity.run,
     "exact": races.run,
     "overspend": overspend.run,
     "streams": streams.run,

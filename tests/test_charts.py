@@ -47,9 +47,6 @@ EXTERNAL: Final = {
 }  # fmt: skip
 """Secrets that the modes expect to be there, made by somebody else."""
 
-AHEAD: Final = {"list-sessions", "ADMIN_TOKEN_FILE", "ANTHROPIC_API_KEY_FILE", "GEMINI_API_KEY_FILE"}
-"""What the chart gives already, for parts that come with the console and the other dialects."""
-
 
 @pytest.fixture(scope="module")
 def chart() -> Iterator[Chart]:
@@ -126,7 +123,7 @@ class TestEveryMode:
                         assert variable["name"].lower() not in SECRETS
 
     def test_variables_are_settings(self, rendered: list[Manifest]) -> None:
-        known = {*(name.upper() for name in NAMES), *(f"{name.upper()}_FILE" for name in SECRETS)} | AHEAD
+        known = {*(name.upper() for name in NAMES), *(f"{name.upper()}_FILE" for name in SECRETS)}
         for manifest in rendered:
             for pod in templates(manifest):
                 for container in containers(pod):
@@ -314,10 +311,10 @@ class TestModes:
                     options = list(args)
                     while options and isinstance(command, typer.core.TyperGroup) and not options[0].startswith("-"):
                         command = command.commands.get(options.pop(0))
-                        assert command is not None or args[0] in AHEAD, args
+                        assert command is not None, args
                     known = {option for parameter in getattr(command, "params", []) for option in parameter.opts}
                     given = {option.partition("=")[0] for option in options if option.startswith("--")}
-                    assert given <= known or args[0] in AHEAD, args
+                    assert given <= known, args
 
     def test_the_console_has_no_key_of_a_provider(self, chart: Chart) -> None:
         for name in CASES:

@@ -1,6 +1,5 @@
 """The kustomize base and overlays, built by the real kustomize (in kubectl): valid, restricted, and equal to the charts."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,18 +10,16 @@ import pytest
 import yaml
 
 from tests.support.charts import CHARTS, containers, of_kind, one, templates
+from tests.support.kubectl import kubectl
 from tests.support.kubernetes import Manifest, restricted_faults, validate
 
 ROOT: Final = Path(__file__).parent.parent
 OVERLAYS: Final = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 GOLDEN: Final[Manifest] = yaml.safe_load((Path(__file__).parent / "golden" / "sidecar-container.yaml").read_text())
-# The one beside this Python, where .ci/kubectl.py has put one, goes first.
-KUBECTL: Final = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 def built(path: Path) -> list[Manifest]:
-    assert KUBECTL is not None, "install kubectl 1.27 or newer, or run .ci/kubectl.py"
-    done = subprocess.run([KUBECTL, "kustomize", str(path)], capture_output=True, text=True, check=False)
+    done = kubectl("kustomize", str(path))
     assert done.returncode == 0, done.stderr
     # Deprecated fields are warned of.
     assert done.stderr == ""

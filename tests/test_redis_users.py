@@ -107,6 +107,12 @@ def settlement(hold_id: str) -> Settlement:
     return Settlement(hold_id, ALICE, PATH, 2 * USD, False, Ending.COMPLETE, "gpt-4o", Usage(3, 4))
 
 
+def test_they_are_documented_as_they_are_shipped() -> None:
+    page = (ROOT / "docs" / "how-to" / "redis-users.md").read_text()
+    for name, rights in RIGHTS.items():
+        assert f"ACL SETUSER tokengate-{name} on >PASSWORD {rights}\n" in page
+
+
 class TestTheSidecarsUser:
     def test_it_has_what_the_code_says_and_no_more(self) -> None:
         # Not equal? Change charts/tokengate/files/acl/sidecar.txt, and docs/how-to/redis-users.md with it.

@@ -341,6 +341,7 @@ SECRETS: Final = frozenset(
         "admin_read_token",
         "openai_api_key",
         "anthropic_api_key",
+        "gemini_api_key",
         "redis_url",
         "alert_webhook_url",
         "alert_secret",
