@@ -6,17 +6,14 @@ A stream says what it used twice: its input when it begins (`message_start`), an
 
 from typing import Any, Final
 
-import orjson
-
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
 from tokengate.providers.anthropic.usage import read_usage
+from tokengate.providers.meters import Shown, UnmeteredBody, WholeBody, parse_object
 from tokengate.sse import Decoder, Event
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer up to this size is kept until its end."""
-OUTPUT_SEEN_BYTES_MAX: Final = 256 * 1024
-"""How much generated text of one answer is kept to be counted."""
 
 _DELTAS: Final = ("text", "thinking", "partial_json")
 """The members of a `content_block_delta` that are generated (`anthropic/types/raw_content_block_delta.py`)."""
@@ -31,67 +28,30 @@ def meter(status: int, content_type: str, *, hidden_output: bool) -> Meter:
         hidden_output: whether the model may generate what it does not show.
     """
     if not 200 <= status < 300:
-        return PassingMeter()
+        return UnmeteredBody()
     if content_type.partition(";")[0].strip().lower() == "text/event-stream":
         return StreamMeter(hidden_output=hidden_output)
     return BodyMeter()
 
 
-class PassingMeter:
-    """An error of the provider: it costs nothing and passes as it is."""
-
-    __slots__ = ("_finished",)
-
-    def __init__(self) -> None:
-        self._finished = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        return chunk
-
-    def finish(self) -> bytes:
-        self._finished = True
-        return b""
-
-    def reading(self) -> Reading:
-        return Reading(None, self._finished, "", 0)
-
-
-class BodyMeter:
+class BodyMeter(WholeBody):
     """An answer that is one JSON document."""
 
-    __slots__ = ("_bytes_seen", "_finished", "_kept")
-
     def __init__(self) -> None:
-        self._kept: list[bytes] = []
-        self._bytes_seen = 0
-        self._finished = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._bytes_seen += len(chunk)
-        if self._bytes_seen <= BODY_BYTES_MAX:
-            self._kept.append(chunk)
-        else:
-            self._kept.clear()
-        return chunk
-
-    def finish(self) -> bytes:
-        self._finished = True
-        return b""
+        super().__init__(BODY_BYTES_MAX)
 
     def reading(self) -> Reading:
-        usage = None
-        if self._finished and self._kept:
-            answer = _parse(b"".join(self._kept)) or {}
-            reported = answer.get("usage")
-            usage = read_usage(reported, answer.get("model")) if type(reported) is dict else None
+        answer = parse_object(self.content) or {}
+        reported = answer.get("usage")
+        usage = read_usage(reported, answer.get("model")) if type(reported) is dict else None
         # What is no message does not show what was generated.
-        return Reading(usage, self._finished, "", self._bytes_seen, hidden_output=usage is None)
+        return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
 
 
 class StreamMeter:
     """An answer that is an event stream: `message_start`, the blocks, `message_delta`, `message_stop`."""
 
-    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_model", "_reported", "_seen", "_seen_bytes", "_total")
+    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_model", "_reported", "_shown", "_total")
 
     def __init__(self, *, hidden_output: bool) -> None:
         self._decoder = Decoder()
@@ -101,9 +61,9 @@ class StreamMeter:
         self._total = False
         """The figures are those of the whole answer."""
         self._done = False
-        self._seen: list[bytes] = []
-        self._seen_bytes = 0
+        self._shown = Shown()
         self._bytes_seen = 0
+        """Of what could not be read."""
 
     def feed(self, chunk: bytes) -> bytes:
         if not self._done:
@@ -121,11 +81,12 @@ class StreamMeter:
         usage: Usage | None = read_usage(self._reported, self._model) if self._total else None
         if usage is not None:
             return Reading(usage, True, "", 0)
-        seen = b"".join(self._seen).decode("utf-8", "ignore")
-        return Reading(None, self._done, seen, self._bytes_seen + self._decoder.held_bytes, self._hidden)
+        shown = self._shown
+        seen = shown.bytes_seen + self._bytes_seen + self._decoder.held_bytes
+        return Reading(None, self._done, shown.text, seen, self._hidden)
 
     def _note(self, event: Event) -> None:
-        document = None if event.oversized else _parse(event.data)
+        document = None if event.oversized else parse_object(event.data)
         if document is None:
             self._bytes_seen += len(event.raw)
             return
@@ -157,16 +118,4 @@ class StreamMeter:
         for name in _DELTAS:
             text = delta.get(name)
             if type(text) is str:
-                content = text.encode("utf-8", "replace")
-                self._bytes_seen += len(content)
-                if self._seen_bytes < OUTPUT_SEEN_BYTES_MAX:
-                    self._seen.append(content[: OUTPUT_SEEN_BYTES_MAX - self._seen_bytes])
-                    self._seen_bytes += len(self._seen[-1])
-
-
-def _parse(content: bytes) -> dict[str, Any] | None:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    return document if type(document) is dict else None
+                self._shown.add(text.encode("utf-8", "replace"))

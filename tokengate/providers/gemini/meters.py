@@ -7,10 +7,9 @@ beside the candidates, cached content is a part of the prompt, and what tools we
 
 from typing import Any, Final, TypeGuard
 
-import orjson
-
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
+from tokengate.providers.meters import UnmeteredBody, WholeBody, parse
 from tokengate.sse import Decoder, Event
 
 BODY_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -23,45 +22,27 @@ _TIERS: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 
 def meter(status: int, content_type: str, *, produces_output: bool) -> Meter:
     """The meter for an answer."""
-    if 200 <= status < 300 and content_type.partition(";")[0].strip().lower() == "text/event-stream":
+    if not 200 <= status < 300:
+        return UnmeteredBody()
+    if content_type.partition(";")[0].strip().lower() == "text/event-stream":
         return StreamMeter()
-    return BodyMeter(charged=200 <= status < 300, produces_output=produces_output)
+    return BodyMeter(produces_output=produces_output)
 
 
-class BodyMeter:
+class BodyMeter(WholeBody):
     """An answer that is one JSON document, or a list of the chunks of a stream."""
 
-    __slots__ = ("_bytes_seen", "_charged", "_finished", "_kept", "_produces_output")
-
-    def __init__(self, *, charged: bool, produces_output: bool) -> None:
-        self._charged = charged
+    def __init__(self, *, produces_output: bool) -> None:
+        super().__init__(BODY_BYTES_MAX)
         self._produces_output = produces_output
-        self._kept: list[bytes] = []
-        self._bytes_seen = 0
-        self._finished = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._bytes_seen += len(chunk)
-        if self._charged and self._bytes_seen <= BODY_BYTES_MAX:
-            self._kept.append(chunk)
-        else:
-            self._kept.clear()
-        return chunk
-
-    def finish(self) -> bytes:
-        self._finished = True
-        return b""
 
     def reading(self) -> Reading:
-        usage = None
-        if self._finished and self._kept:
-            answer = _parse(b"".join(self._kept))
-            chunks = answer if type(answer) is list else [answer]
-            for chunk in chunks:
-                usage = (read_usage(chunk) if type(chunk) is dict else None) or usage
+        usage, answer = None, parse(self.content)
+        for chunk in answer if type(answer) is list else [answer]:
+            usage = (read_usage(chunk) if type(chunk) is dict else None) or usage
         if not self._produces_output:
-            return Reading(usage, self._finished, "", 0)
-        return Reading(usage, self._finished, "", self._bytes_seen, hidden_output=usage is None and self._charged)
+            return Reading(usage, self.finished, "", 0)
+        return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
 
 
 class StreamMeter:
@@ -94,7 +75,7 @@ class StreamMeter:
 
     def _note(self, event: Event) -> None:
         self._seen += len(event.raw)
-        chunk = None if event.oversized else _parse(event.data)
+        chunk = None if event.oversized else parse(event.data)
         if type(chunk) is dict:
             self._usage = read_usage(chunk) or self._usage
 
@@ -135,10 +116,3 @@ def _by_modality(usage: dict[str, Any], name: str, modality: str) -> int:
 
 def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= TOKENS_REPORTED_MAX
-
-
-def _parse(content: bytes) -> Any:  # noqa: ANN401 - whatever a provider sends
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None

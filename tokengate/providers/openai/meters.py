@@ -9,11 +9,11 @@ incomplete event held back; a complete one passes at once. Nothing here decodes 
 import re
 from typing import Any, Final
 
-import orjson
 from msgspec import Struct
 
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
+from tokengate.providers.meters import UnmeteredBody, parse_object
 from tokengate.providers.openai.usage import generated_text, read_usage, read_usage_of
 from tokengate.sse import Decoder, Event
 
@@ -62,25 +62,6 @@ def meter(expected: Expected, status: int, content_type: str) -> Meter:
     if media_type == _JSON or not expected.streamed:
         return BodyMeter(expected)
     return UnlabelledMeter(expected)
-
-
-class UnmeteredBody:
-    """An error of the provider: it costs nothing and passes as it is."""
-
-    __slots__ = ("_finished",)
-
-    def __init__(self) -> None:
-        self._finished = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        return chunk
-
-    def finish(self) -> bytes:
-        self._finished = True
-        return b""
-
-    def reading(self) -> Reading:
-        return Reading(usage=None, complete=self._finished, output_seen="", output_bytes_seen=0)
 
 
 class UnlabelledMeter:
@@ -166,7 +147,7 @@ class BodyMeter(Struct, gc=False):
             end = _end_of(bytes(self._kept[-TAIL_BYTES:]))
             if end is not None or self._bytes_seen > len(self._kept):
                 return end
-        return _parse(self._kept)
+        return parse_object(self._kept)
 
 
 def _end_of(tail: bytes) -> dict[str, Any] | None:
@@ -178,18 +159,10 @@ def _end_of(tail: bytes) -> dict[str, Any] | None:
     for name in (b'"model"', _USAGE):
         position = tail.rfind(name)
         if position >= 0:
-            end = _parse(b"{" + tail[position:])
+            end = parse_object(b"{" + tail[position:])
             if end is not None and type(end.get("usage")) is dict:
                 return end
     return None
-
-
-def _parse(content: bytes | bytearray) -> dict[str, Any] | None:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    return document if type(document) is dict else None
 
 
 class StreamMeter:
@@ -272,7 +245,7 @@ class StreamMeter:
         self._is_usage_last = False
         if _USAGE in raw and not event.oversized:
             if _NULL_USAGE not in raw or raw.count(_USAGE) > 1:
-                answer = _parse(event.data) or {}
+                answer = parse_object(event.data) or {}
                 usage = read_usage(answer, self._expected.fees)
                 if usage is not None:
                     self._usage = usage
@@ -297,7 +270,7 @@ class StreamMeter:
             if not data:
                 self._bytes_seen += _stray_bytes(event.raw)
                 continue
-            answer = _parse(data)
+            answer = parse_object(data)
             text = generated_text(answer).encode() if answer is not None else data
             if answer is not None and self._seen_bytes < OUTPUT_SEEN_BYTES_MAX:
                 self._seen.append(text[: OUTPUT_SEEN_BYTES_MAX - self._seen_bytes])

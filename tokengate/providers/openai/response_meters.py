@@ -11,13 +11,12 @@ import orjson
 
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
+from tokengate.providers.meters import Shown, UnmeteredBody, WholeBody, parse_object
 from tokengate.providers.openai.usage import is_count
 from tokengate.sse import Decoder, Event
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A response up to this size is kept until its end."""
-OUTPUT_SEEN_BYTES_MAX: Final = 256 * 1024
-"""How much generated text of one response is kept to be counted."""
 
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SEARCH_CALLS: Final = {"web_search_call": "web_search", "file_search_call": "file_search"}
@@ -31,53 +30,37 @@ def response_meter(status: int, content_type: str, *, hidden_output: bool) -> Me
         content_type: of the answer.
         hidden_output: whether the model may generate what it does not show.
     """
-    charged = 200 <= status < 300
-    if charged and content_type.partition(";")[0].strip().lower() == "text/event-stream":
+    if not 200 <= status < 300:
+        return UnmeteredBody()
+    if content_type.partition(";")[0].strip().lower() == "text/event-stream":
         return ResponseStreamMeter(hidden_output=hidden_output)
-    return ResponseBodyMeter(charged=charged)
+    return ResponseBodyMeter()
 
 
-class ResponseBodyMeter:
-    """A response that is one JSON document, or an error, which costs nothing."""
+class ResponseBodyMeter(WholeBody):
+    """A response that is one JSON document."""
 
-    __slots__ = ("_bytes_seen", "_charged", "_finished", "_kept")
-
-    def __init__(self, *, charged: bool) -> None:
-        self._charged = charged
-        self._kept: list[bytes] = []
-        self._bytes_seen = 0
-        self._finished = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._bytes_seen += len(chunk)
-        if self._charged and self._bytes_seen <= BODY_BYTES_MAX:
-            self._kept.append(chunk)
-        else:
-            self._kept.clear()
-        return chunk
-
-    def finish(self) -> bytes:
-        self._finished = True
-        return b""
+    def __init__(self) -> None:
+        super().__init__(BODY_BYTES_MAX)
 
     def reading(self) -> Reading:
-        usage = read_response(_parse(b"".join(self._kept))) if self._finished and self._kept else None
-        return Reading(usage, self._finished, "", self._bytes_seen, hidden_output=self._charged and usage is None)
+        usage = read_response(parse_object(self.content))
+        return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
 
 
 class ResponseStreamMeter:
     """A response that is an event stream."""
 
-    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_seen", "_seen_bytes", "_usage")
+    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_shown", "_usage")
 
     def __init__(self, *, hidden_output: bool) -> None:
         self._decoder = Decoder()
         self._hidden = hidden_output
         self._usage: Usage | None = None
         self._done = False
-        self._seen: list[bytes] = []
-        self._seen_bytes = 0
+        self._shown = Shown()
         self._bytes_seen = 0
+        """Of what could not be read."""
 
     def feed(self, chunk: bytes) -> bytes:
         if not self._done:
@@ -94,13 +77,14 @@ class ResponseStreamMeter:
     def reading(self) -> Reading:
         if self._usage is not None:
             return Reading(self._usage, True, "", 0)
-        seen = b"".join(self._seen).decode("utf-8", "ignore")
+        shown = self._shown
+        seen = shown.bytes_seen + self._bytes_seen + self._decoder.held_bytes
         # A response that ended and does not say what it used has shown nothing of that either.
         hidden = self._hidden or self._done
-        return Reading(None, self._done, seen, self._bytes_seen + self._decoder.held_bytes, hidden)
+        return Reading(None, self._done, shown.text, seen, hidden)
 
     def _note(self, event: Event) -> None:
-        document = None if event.oversized else _parse(event.data)
+        document = None if event.oversized else parse_object(event.data)
         if document is None:
             self._bytes_seen += len(event.raw)
             return
@@ -111,11 +95,7 @@ class ResponseStreamMeter:
             self._note_text(document.get("delta"))
 
     def _note_text(self, delta: object) -> None:
-        content = delta.encode("utf-8", "replace") if type(delta) is str else orjson.dumps(delta)
-        self._bytes_seen += len(content)
-        if self._seen_bytes < OUTPUT_SEEN_BYTES_MAX:
-            self._seen.append(content[: OUTPUT_SEEN_BYTES_MAX - self._seen_bytes])
-            self._seen_bytes += len(self._seen[-1])
+        self._shown.add(delta.encode("utf-8", "replace") if type(delta) is str else orjson.dumps(delta))
 
 
 def read_response(response: object) -> Usage | None:
@@ -161,11 +141,3 @@ def _searches(output: object) -> tuple[tuple[str, int], ...]:
         if fee is not None:
             found[fee] = found.get(fee, 0) + 1
     return tuple(sorted(found.items()))
-
-
-def _parse(content: bytes) -> dict[str, Any] | None:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    return document if type(document) is dict else None
