@@ -6,7 +6,7 @@ model's name, so that the resolving of names, its data and its arithmetic are al
 to the next nano-dollar, as every cost here is. What differs by intention is listed, with the reason.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import ROUND_CEILING, Decimal
 from functools import cache
@@ -19,6 +19,10 @@ from msgspec.structs import replace
 from tokengate.domain import Usage
 from tokengate.prices import PRICE_FIELDS, Price
 from tokengate.pricing import PriceTable, cost
+from tokengate.providers.anthropic import usage as anthropic_usage
+from tokengate.providers.gemini import meters as gemini_meters
+from tokengate.providers.openai import response_meters
+from tokengate.providers.openai import usage as openai_usage
 from tokengate.resources import pricing_file
 
 SECTIONS: Final = ("openai", "anthropic", "google")
@@ -193,3 +197,115 @@ def test_every_class_of_token_and_every_tier_is_among_the_cases() -> None:
     assert kinds >= {"text", "reasoning", "cache read", "cache write", "long cache write", "both cache writes"}
     assert kinds >= {"audio in", "audio out", "images", "input"}
     assert {about.partition(", ")[2] for about in abouts} == {"", "batch", "flex", "priority", "fast"}
+
+
+# -- what providers report --------------------------------------------------------------------------------------------
+
+
+def chat(prompt: int, answer: int, read: dict[str, int], generated: dict[str, int]) -> dict[str, Any]:
+    """The usage of a chat completion (`openai/types/completion_usage.py`)."""
+    return {
+        "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,
+        "prompt_tokens_details": read, "completion_tokens_details": generated,
+    }  # fmt: skip
+
+
+def response(tokens_in: int, tokens_out: int, cached: int, written: int, reasoning: int) -> dict[str, Any]:
+    """The usage of a response (`openai/types/responses/response_usage.py`)."""
+    return {
+        "input_tokens": tokens_in, "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "output_tokens": tokens_out, "output_tokens_details": {"reasoning_tokens": reasoning},
+    }  # fmt: skip
+
+
+def message(plain: int, answer: int, read: int, short: int, long: int, searches: int = 0) -> dict[str, Any]:
+    """The usage of a message (`anthropic/types/usage.py`)."""
+    return {
+        "input_tokens": plain, "output_tokens": answer, "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": short + long,
+        "cache_creation": {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long},
+        "server_tool_use": {"web_search_requests": searches}, "service_tier": "standard",
+    }  # fmt: skip
+
+
+def content(prompt: int, shown: int, thoughts: int, cached: int = 0, tools: int = 0, **details: int) -> dict[str, Any]:
+    """The usage of generated content (https://ai.google.dev/api/generate-content#UsageMetadata)."""
+    listed = {
+        name: [{"modality": "TEXT", "tokenCount": whole - audio}, {"modality": "AUDIO", "tokenCount": audio}]
+        for name, whole, audio in (
+            ("promptTokensDetails", prompt, details.get("audio", 0)),
+            ("cacheTokensDetails", cached, details.get("cached_audio", 0)),
+            ("toolUsePromptTokensDetails", tools, details.get("tools_audio", 0)),
+            ("candidatesTokensDetails", shown, details.get("shown_audio", 0)),
+        )
+        if whole
+    }
+    return {
+        "promptTokenCount": prompt, "candidatesTokenCount": shown, "thoughtsTokenCount": thoughts,
+        "cachedContentTokenCount": cached, "toolUsePromptTokenCount": tools, **listed,
+    }  # fmt: skip
+
+
+REPORTED: Final[dict[str, tuple[str, str, str, dict[str, Any]]]] = {
+    "a chat": ("openai", "chat", "gpt-4o-mini", chat(1017, 503, {}, {})),
+    "a chat, cached": ("openai", "chat", "gpt-4o-mini", chat(2011, 97, {"cached_tokens": 1025}, {})),
+    "a chat that reasoned": ("openai", "chat", "gpt-5.4", chat(101, 997, {}, {"reasoning_tokens": 701})),
+    "a chat that wrote a cache": (
+        "openai", "chat", "gpt-6-sol", chat(4099, 97, {"cached_tokens": 1001, "cache_write_tokens": 1023}, {})
+    ),
+    "a chat with sound": ("openai", "chat", "gpt-audio", chat(1017, 503, {"audio_tokens": 333}, {"audio_tokens": 211})),
+    "predictions": (
+        "openai", "chat", "gpt-4o",
+        chat(101, 503, {}, {"accepted_prediction_tokens": 100, "rejected_prediction_tokens": 50}),
+    ),
+    "embeddings": ("openai", "embeddings", "text-embedding-3-small", {"prompt_tokens": 1017, "total_tokens": 1017}),
+    "a response": ("openai", "responses", "gpt-5-mini", response(1017, 503, 0, 0, 301)),
+    "a response, cached": ("openai", "responses", "gpt-6-luna", response(4099, 503, 1001, 1023, 301)),
+    "a long response": ("openai", "responses", "gpt-5.4", response(272_001, 503, 1009, 0, 301)),
+    "a message": ("anthropic", "default", "claude-sonnet-4-5", message(1017, 503, 0, 0, 0)),
+    "a message, cached": ("anthropic", "default", "claude-haiku-4-5", message(17, 503, 1009, 511, 513)),
+    "a message at its edge": ("anthropic", "default", "claude-sonnet-4-5", message(198_000, 503, 1000, 500, 500)),
+    "a message over its edge": ("anthropic", "default", "claude-sonnet-4-5", message(198_001, 503, 1000, 500, 500)),
+    "a message that searched": ("anthropic", "default", "claude-opus-4-5", message(1017, 503, 0, 0, 0, searches=3)),
+    "content": ("google", "default", "gemini-2.5-flash", content(1017, 503, 301)),
+    "content, cached": ("google", "default", "gemini-2.5-pro", content(2011, 503, 301, cached=1025)),
+    "content over its edge": ("google", "default", "gemini-2.5-pro", content(200_001, 503, 301, cached=1025)),
+    "content with sound": ("google", "default", "gemini-2.5-flash", content(1017, 503, 301, audio=333)),
+    "content with tools": ("google", "default", "gemini-2.5-flash", content(1017, 503, 301, tools=211)),
+    "content whose tools heard": (
+        "google", "default", "gemini-2.5-flash", content(1017, 503, 301, audio=333, tools=211, tools_audio=101)
+    ),
+}  # fmt: skip
+
+
+READERS: Final[dict[str, Callable[[dict[str, Any]], Usage | None]]] = {
+    "chat": lambda answer: openai_usage.read_usage(answer, ()),
+    "embeddings": lambda answer: openai_usage.read_usage(answer, ()),
+    "responses": response_meters.read_response,
+    "anthropic": lambda answer: anthropic_usage.read_usage(answer["usage"], answer["model"]),
+    "google": gemini_meters.read_usage,
+}
+
+
+@pytest.mark.parametrize(("section", "flavor", "model", "usage"), REPORTED.values(), ids=REPORTED)
+def test_what_a_provider_reports_is_read_and_charged_as_genai_prices_does(
+    section: str, flavor: str, model: str, usage: dict[str, Any]
+) -> None:
+    name, figures = ("modelVersion", "usageMetadata") if section == "google" else ("model", "usage")
+    answer = {name: model, figures: usage}
+    theirs = genai_prices.extract_usage(answer, provider_id=section, api_flavor=flavor)
+    calculated = theirs.calc_price(genai_request_timestamp=NOON).total_price
+    read = READERS[flavor if section == "openai" else section](answer)
+    assert read is not None
+    assert cost(priced(section, model), read) == in_nano(calculated)
+
+
+def test_cached_sound_is_taken_for_cached_text_which_is_the_dearer_reading() -> None:
+    """A usage here does not say which of the cached tokens were sound: those are, on which the discount is the least."""
+    usage = content(2011, 503, 301, cached=1025, audio=333, cached_audio=333)
+    answer = {"modelVersion": "gemini-2.5-flash", "usageMetadata": usage}
+    theirs = genai_prices.extract_usage(answer, provider_id="google").calc_price(genai_request_timestamp=NOON)
+    read = gemini_meters.read_usage(answer)
+    assert read is not None
+    # 333 tokens of sound at $1 instead of $0.10 a million, and 333 of text at $0.03 instead of $0.30.
+    assert cost(priced("google", "gemini-2.5-flash"), read) == in_nano(theirs.total_price) + 333 * (900 - 270)

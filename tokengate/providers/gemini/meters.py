@@ -93,11 +93,13 @@ def read_usage(answer: dict[str, Any]) -> Usage | None:
     if not prompt + tools:
         return None
     model, audio = answer.get("modelVersion"), _by_modality(usage, "promptTokensDetails", "AUDIO")
+    if tools:
+        audio += _by_modality(usage, "toolUsePromptTokensDetails", "AUDIO")
     return Usage(
         input_tokens=prompt + tools,
         output_tokens=shown + thoughts,
         cache_read_tokens=min(cached, prompt),
-        input_audio_tokens=min(audio, prompt),
+        input_audio_tokens=min(audio, prompt + tools),
         output_audio_tokens=0,
         reasoning_tokens=thoughts,
         model=model if type(model) is str else "",
