@@ -173,6 +173,38 @@ class TestRunning:
             assert json.loads(engine.podman("inspect", gate))[0]["State"]["ExitCode"] == 0
             assert '"event":"stopped"' in engine.podman("logs", gate).replace(" ", "")
 
+    async def test_a_console_is_there_for_those_with_its_token(
+        self, engine: Engine, image: str, redis_url: str, tmp_path: Path
+    ) -> None:
+        port, status_port, token = free_port(), free_port(), "a-token-of-the-test"
+        (tmp_path / "token").write_text(token)
+        (tmp_path / "token").chmod(0o444)
+        environ = {
+            "HOST": "127.0.0.1",
+            "PORT": port,
+            "STATUS_PORT": status_port,
+            "REDIS_URL": redis_url,
+            "ADMIN_TOKEN_FILE": "/run/secrets/token",
+        }
+        options = [f"--env={name}={value}" for name, value in environ.items()]
+        options.append(f"--volume={tmp_path / 'token'}:/run/secrets/token:ro")
+        with engine.running(image, "serve", "--role", "console", options=tuple(options)):
+            await answers(f"http://127.0.0.1:{status_port}/readyz")
+            sessions = f"http://127.0.0.1:{port}/api/dashboard/sessions"
+            async with httpx.AsyncClient() as client:
+                assert (
+                    await client.get(f"http://127.0.0.1:{port}/dashboard", follow_redirects=True)
+                ).status_code == 200
+                assert (await client.get(sessions)).status_code == 401
+                assert (await client.get(sessions, headers={"authorization": f"Bearer {token}"})).status_code == 200
+
+    def test_the_injector_and_its_libraries_are_there(self, engine: Engine, image: str) -> None:
+        pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: agent}\nspec: {containers: [{name: agent, image: agent}]}\n"
+        script = "import subprocess, sys; sys.exit(subprocess.run(['tokengate', 'inject', '-f', '-'], input=sys.argv[1], text=True).returncode)"
+        with engine.running(image, "-c", script, pod, options=("--entrypoint=python",)) as container:
+            assert engine.podman("wait", container).strip() == "0"
+            assert "tokengate.io/sidecar" in engine.podman("logs", container)
+
     def test_a_gate_that_does_not_answer_is_not_healthy(self, engine: Engine, image: str) -> None:
         with engine.running(image, "simulate", "--port", str(free_port())) as other:
             assert "1" in engine.podman(

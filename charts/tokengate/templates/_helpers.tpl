@@ -144,6 +144,9 @@ http://{{ include "tg.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{ if n
 
 {{/* What cannot be said by the schema. */}}
 {{- define "tg.check" -}}
+{{- if and .Values.admissionPolicy.enabled (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "admissionPolicy needs Kubernetes 1.30, this is %s: set admissionPolicy.enabled to false" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- if and (eq .Values.egress.mode "gateway") (not .Values.gateway.enabled) -}}
 {{- fail "egress.mode is gateway: set gateway.enabled to true" -}}
 {{- end -}}
