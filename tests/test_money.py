@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD, AmountError, format_usd, parse_usd
+from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD, AmountError, format_usd, parse_usd, reported_nano
 
 AMOUNTS = st.integers(0, AMOUNT_NANO_MAX) | st.integers(0, AMOUNT_NANO_MAX // 10**6).map(lambda nano: nano * 10**6)
 
@@ -48,3 +48,14 @@ def test_what_is_written_is_read(nano: int, decimals_min: int) -> None:
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(AmountError):
         parse_usd(text)
+
+
+@pytest.mark.parametrize(
+    ("usd", "nano"),
+    [
+        ("0", 0), ("0.0000000001", 1), ("1e-400", 1), ("12.5", 12_500_000_000), ("9007199", 9_007_199_000_000_000),
+        ("9007199.1", None), ("-0.1", None), ("1e999999", None), ("NaN", None), ("Infinity", None),
+    ],
+)  # fmt: skip
+def test_an_amount_that_somebody_else_calculated(usd: str, nano: int | None) -> None:
+    assert reported_nano(Decimal(usd)) == nano

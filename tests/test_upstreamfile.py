@@ -1,5 +1,6 @@
 """Further upstreams: the file, and calls that go to them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import openai
 import pytest
 import redis
 
-from tests.support.gate import gate, simulated
+from tests.support.gate import gate, serving, simulated
 from tests.support.hashes import spent_nano
 from tests.support.redis_server import Server
 from tokengate.app import open_app
@@ -92,6 +93,57 @@ async def test_calls_go_by_path_and_by_model_each_with_its_key_and_what_the_serv
     assert [each["endpoint"] for each in entries] == ["chat_completions"] * 3
     assert {each["model"]: each["assumed"] for each in entries} == {"gpt-4o-mini": False, "gpt-4.1-nano": True}
     assert spent_nano(redis_cli) > 0
+
+
+USAGE: dict[str, Any] = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+BY_TABLE_NANO = 1000 * 150 + 100 * 600
+
+
+@pytest.mark.parametrize(
+    ("believed", "told", "nano"),
+    [
+        pytest.param("true", '"cost":0.00012345678901', 123_457, id="rounded up"),
+        pytest.param("true", '"cost":1e-7,"is_byok":false', 100, id="an exponent"),
+        pytest.param("true", '"cost":1234567.000000001', 1_234_567_000_000_001, id="more digits than a float has"),
+        pytest.param("true", '"cost":0', 0, id="free"),
+        pytest.param("true", '"cost":null', BY_TABLE_NANO, id="not said"),
+        pytest.param("true", '"cost":-1', BY_TABLE_NANO, id="negative"),
+        pytest.param("true", '"cost":1e300', BY_TABLE_NANO, id="beyond all budgets"),
+        pytest.param("true", '"cost":"NaN"', BY_TABLE_NANO, id="not a number"),
+        pytest.param("true", '"cost":0.000001,"is_byok":true', BY_TABLE_NANO, id="the caller's own key"),
+        pytest.param("false", '"cost":0.00012345678901', BY_TABLE_NANO, id="not believed"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_a_reported_cost_goes_before_the_price_table_where_it_is_believed(
+    store: Server, redis_cli: "redis.Redis", tmp_path: Path, believed: str, told: str, nano: int, *, streamed: bool
+) -> None:
+    usage = (json.dumps(USAGE)[:-1] + f",{told}}}").encode()
+    end = b'"usage":' + usage + b"}"
+    if streamed:
+        head = b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini",'
+        words = head + b'"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}\n\n'
+        answer, kind = words + head + b'"choices":[],' + end + b"\n\ndata: [DONE]\n\n", b"text/event-stream"
+    else:
+        answer, kind = b'{"model":"gpt-4o-mini","choices":[],' + end, b"application/json"
+
+    async def provider(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": answer})
+
+    async with serving(provider) as url:
+        file = tmp_path / "upstreams.toml"
+        file.write_text(entry(base_url=f"{url}/v1", prices="openai") + f"cost_reported = {believed}\n")
+        async with gate("http://127.0.0.1:9/v1", store.url, upstreams_file=file) as running:
+            async with openai.AsyncOpenAI(base_url=f"{running.url}/groq/v1", api_key="k", max_retries=0) as sdk:
+                asked: Any = await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO, stream=streamed)
+                if streamed:
+                    assert [chunk.choices[0].delta.content async for chunk in asked] == ["Hello"]
+            [line] = await running.log()
+    assert (line["ending"], line["assumed"]) == ("complete", False)
+    assert spent_nano(redis_cli) == nano
 
 
 async def test_azures_sdk_takes_the_gate_for_its_endpoint(store: Server, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Usage(Struct, frozen=True, gc=False):
     """The service tier that the provider says it used; empty if it did not say."""
     calls: tuple[tuple[str, int], ...] = ()
     """Separately billed calls, as (fee name, count), for example `(("web_search", 2),)`."""
+    cost_nano: int | None = None
+    """What the provider says that it charged, from an upstream whose word is taken for it; it goes before any price."""
 
 
 class Call(Struct, frozen=True, gc=False):

@@ -227,6 +227,8 @@ class Gate:
             self.background(self._post(settlement))
 
     def _cost(self, ticket: Ticket, usage: Usage) -> int:
+        if usage.cost_nano is not None:
+            return usage.cost_nano
         price = ticket.price
         if usage.model and usage.model != ticket.call.model:
             price = self.prices.lookup(usage.model, ticket.section).price or price

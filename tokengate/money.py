@@ -47,6 +47,14 @@ def price_nano(usd_per_million: Decimal) -> int:
     return int((usd_per_million * NANO_PER_USD).to_integral_value(ROUND_CEILING))
 
 
+def reported_nano(usd: Decimal) -> int | None:
+    """An amount of USD that somebody else calculated, rounded up; None if it is none that a budget could have."""
+    # Compared before it is multiplied: an exponent can be as large as its author likes.
+    if not usd.is_finite() or not 0 <= usd <= AMOUNT_NANO_MAX // NANO_PER_USD:
+        return None
+    return int((usd * NANO_PER_USD).to_integral_value(ROUND_CEILING))
+
+
 def cost_nano(priced_tokens: int) -> int:
     """The one rounding: a sum of tokens x (nano-USD per million tokens), as nano-USD, rounded up."""
     return -(-priced_tokens // TOKENS_PER_PRICE)

@@ -46,6 +46,8 @@ class UpstreamEntry(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     stream_options: bool = True
     output_cap_field: Literal["", "max_tokens", "max_completion_tokens"] = ""
+    cost_reported: bool = False
+    """Whether the cost in its answers (`usage.cost`) is charged, and not what the price table makes of the tokens."""
     connect_timeout_s: _Timeout | None = None
     read_timeout_s: _Timeout | None = None
 
@@ -55,9 +57,9 @@ class UpstreamEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def quirks(self) -> Quirks | None:
-        if self.stream_options and not self.output_cap_field:
+        if self.stream_options and not self.output_cap_field and not self.cost_reported:
             return None
-        return Quirks(self.stream_options, self.output_cap_field)
+        return Quirks(self.stream_options, self.output_cap_field, self.cost_reported)
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):

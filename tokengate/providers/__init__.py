@@ -105,6 +105,8 @@ class Quirks(Struct, frozen=True):
     """It takes `stream_options`; else its streams are counted by what is seen, unless they tell by themselves."""
     output_cap_field: str = ""
     """The name of the output cap that it obeys, if it is another than the dialect's (`max_tokens`)."""
+    cost_reported: bool = False
+    """Its answers say what they cost, and it is believed."""
 
 
 class Request(Protocol):

@@ -48,6 +48,8 @@ class Expected(Struct, frozen=True, gc=False):
     """Whether the model may generate what it does not show."""
     produces_output: bool = True
     fees: tuple[tuple[str, int], ...] = ()
+    cost_reported: bool = False
+    """Whether the cost that stands in the answer is to be believed."""
 
 
 def meter(expected: Expected, status: int, content_type: str) -> Meter:

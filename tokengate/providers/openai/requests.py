@@ -31,6 +31,7 @@ from tokengate.providers.openai.messages import (
     survey,
 )
 from tokengate.providers.openai.meters import Expected, meter
+from tokengate.providers.openai.reported import CostMeter
 
 PROMPTS_MAX: Final = 2048
 """Inputs in one request (https://developers.openai.com/api/reference/resources/embeddings)."""
@@ -86,7 +87,11 @@ class OpenAIRequest:
             self.call,
             self._body,
             self._document,
-            replace(self._expected, injected=self._expected.injected and quirks.stream_options),
+            replace(
+                self._expected,
+                injected=self._expected.injected and quirks.stream_options,
+                cost_reported=quirks.cost_reported,
+            ),
             self._count,
             cap_field=cap_field and (quirks.output_cap_field or cap_field),
             media_tokens=self._media_tokens,
@@ -113,7 +118,8 @@ class OpenAIRequest:
         return {name: value for name, value in wanted.items() if self._document.get(name) != value}
 
     def meter(self, status: int, content_type: str) -> Meter:
-        return meter(self._expected, status, content_type)
+        found = meter(self._expected, status, content_type)
+        return CostMeter(found) if self._expected.cost_reported else found
 
 
 class ChatCompletions:
