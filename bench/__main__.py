@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import capacity, idle, injection, overspend, peers, races, roundtrips, streams, throughput
+from bench import capacity, idle, injection, overspend, peers, races, roundtrips, streams, telemetry, throughput
 from bench.figures import Figure, as_json, as_markdown, show
 from bench.processes import BenchError, stay_off_the_gates_core
 from tokengate import __version__
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "overspend": overspend.run,
     "streams": streams.run,
     "throughput": throughput.run,
+    "telemetry": telemetry.run,
 }
 
 

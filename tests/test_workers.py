@@ -238,7 +238,7 @@ def test_a_worker_that_ends_again_and_again_is_started_more_and_more_slowly() ->
             return 0
 
         configure_logging(0)
-        raise SystemExit(Workers(work, [new_counts(), new_counts()], grace_s=1).run())
+        raise SystemExit(Workers(work, [new_counts(shared=True), new_counts(shared=True)], grace_s=1).run())
         """
     )
     ran = subprocess.run(

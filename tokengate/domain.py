@@ -217,8 +217,6 @@ class Trace(Struct, frozen=True, gc=False):
     trace_id: str
     span_id: str
     """Of the request's own span."""
-    upstream_span_id: str
-    """Of the span of the provider's answer, which the provider is told of if it is told of anything."""
     parent_span_id: str = ""
     """Of the caller's span; empty if the caller named none."""
     state: str = ""

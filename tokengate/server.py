@@ -326,7 +326,7 @@ def main(arguments: list[str]) -> int:
     number, grace_s = loaded.settings.workers, loaded.settings.shutdown_grace_s
     if number == 1:
         return work(Place())
-    regions = [new_counts() for _ in range(number)]
+    regions = [new_counts(shared=True) for _ in range(number)]
     # Answers have the grace to end, and after them their charges, to be posted.
     return Workers(work, regions, grace_s=grace_s + max(grace_s, SETTLE_GRACE_S)).run()
 

@@ -27,6 +27,9 @@ class Span:
     start_ns: int
     end_ns: int
     error: bool
+    message: str
+    flags: int
+    scope: tuple[str, str]
     attributes: dict[str, Any]
     resource: dict[str, Any]
 
@@ -59,13 +62,14 @@ class Receiver:
         self.requests.append(headers)
         self.paths.append(scope["path"])
         if self.status == 200:
-            self._take(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
+            self.take(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
         answer = ExportTraceServiceResponse().SerializeToString()
         sent = [(b"content-type", b"application/x-protobuf"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": self.status, "headers": sent})
         await send({"type": "http.response.body", "body": answer})
 
-    def _take(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
+        """Read an ExportTraceServiceRequest."""
         request = ExportTraceServiceRequest()
         request.ParseFromString(body)
         for group in request.resource_spans:
@@ -76,6 +80,7 @@ class Receiver:
                         Span(
                             span.name, span.kind, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
                             span.trace_state, span.start_time_unix_nano, span.end_time_unix_nano, span.status.code == 2,
+                            span.status.message, span.flags, (scope.scope.name, scope.scope.version),
                             _attributes(span.attributes), resource,
                         )
                     )  # fmt: skip

@@ -73,9 +73,9 @@ def refused(reason: Reason, tenant: str = "acme", model: str = "", saved_nano: i
     )  # fmt: skip
 
 
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(new_counts(), "acme")
+@pytest.fixture(params=[False, True], ids=["alone", "shared"])
+def metrics(request: pytest.FixtureRequest) -> Metrics:
+    return Metrics(new_counts(shared=request.param), "acme")
 
 
 class TestRecord:
@@ -222,7 +222,7 @@ class TestCardinality:
 class TestExposition:
     @pytest.fixture
     def filled(self, metrics: Metrics) -> Metrics:
-        trace = Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7", sampled=True)
+        trace = Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=True)
         metrics.record(replace(ANSWERED, trace=trace, code_class="5xx"))
         metrics.record(replace(ANSWERED, trace=replace(trace, trace_id="f" * 32, sampled=False)))
         metrics.record(refused(Reason.BUDGET_EXCEEDED, saved_nano=1))

@@ -429,15 +429,15 @@ class _Timed(_Told):
     __slots__ = ("_began_ns", "_watch")
 
     def __init__(self, settlement: Settlement, then: Then, watch: Watch) -> None:
-        super().__init__(settlement, then)
-        self._watch = watch
+        self._settlement, self._then, self._watch = settlement, then, watch
         self._began_ns = time.perf_counter_ns()
 
     def set_result(self, reply: Reply) -> None:
-        if not isinstance(reply, hiredis.ReplyError):
+        known = not isinstance(reply, hiredis.ReplyError)
+        if known:
             # Else it comes again, by another way, and is watched there.
             self._watch.answered("settle", (time.perf_counter_ns() - self._began_ns) // 1000)
-        super().set_result(reply)
+        self._then(self._settlement, known)
 
     def set_exception(self, error: BaseException) -> None:
         self._watch.unanswered("settle")

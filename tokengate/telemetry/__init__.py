@@ -45,15 +45,12 @@ class Telemetry:
     ) -> None:
         self.tracing = tracing
         """Gives requests their place in traces; None: there are none."""
+        self.in_flight: Callable[[int], None] = _nothing if metrics is None else metrics.in_flight
+        """Told how many requests are under way, whenever that changes."""
         self._log = Log(write, level)
         self._metrics = metrics
         self._rollup = rollup
         self._spans = spans
-
-    def in_flight(self, calls: int) -> None:
-        """So many requests are under way."""
-        if self._metrics is not None:
-            self._metrics.in_flight(calls)
 
     def record(self, outcome: Outcome) -> None:
         """Take one finished request."""
@@ -78,3 +75,7 @@ class Telemetry:
     def flush(self) -> None:
         """Write the log lines that have gathered."""
         self._log.flush()
+
+
+def _nothing(_: int) -> None:
+    pass

@@ -1,17 +1,18 @@
-"""Counters that outlive whoever counts: whole numbers in memory that the worker processes of a gate share.
+"""Counters as rows of cells, which outlive whoever counts where several worker processes count for one gate.
 
-Each worker writes to a region of its own, without locks, and can read all of them. So whichever worker is asked knows
-what all have counted, a worker that is killed loses nothing that it had counted, and whoever takes its place goes on
-in the same region. A region is made before the workers are forked; its size is fixed, and with it how many rows it has
-room for. What does not fit is counted in one row more of its kind, the overflow.
+A row is what is counted for one set of labels: so many cells, which `cells[row + n] += 1` changes. What they mean is
+for `metrics` to know. The size of a region is fixed, and with it how many rows it has room for; what does not fit is
+counted in one row more of its kind, the overflow.
 
-A row is what is counted for one set of labels: so many cells of 64 bits, which `cells[row + n] += 1` changes. What the
-cells mean is for `metrics` to know.
+The cells of a gate that is one process are a list, which is four times as fast as anything that can be shared. Where
+there are several workers, each writes to a region of shared memory, without locks, and can read all of them. So
+whichever worker is asked knows what all have counted, a worker that is killed loses nothing that it had counted, and
+whoever takes its place goes on in the same region. Such regions are made before the workers are forked.
 """
 
 import mmap
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Union
 
 import orjson
 from msgspec import Struct
@@ -24,6 +25,7 @@ _CELL_BYTES: Final = 8
 _EMPTY: Final[tuple[str, ...]] = ()
 
 Labels = tuple[str, ...]
+Cells = Union[list[int], "memoryview[int]"]
 
 
 class Kind(Struct, frozen=True):
@@ -41,17 +43,18 @@ class Kind(Struct, frozen=True):
 class Counts:
     """One worker's region."""
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, kinds: Sequence[Kind], *, shared: bool) -> None:
+        """`shared`: with processes that are forked from now on."""
         self._kinds = tuple(kinds)
         self._starts: list[int] = []
         size = 0
         for kind in self._kinds:
             self._starts.append(size)
             size += kind.width * (kind.rows_max + 1)
-        # Anonymous and shared: a fork writes to the same memory.
-        self.cells = memoryview(mmap.mmap(-1, size * _CELL_BYTES)).cast("q")
+        # Anonymous memory, which a fork writes to as well; 64 bits a cell.
+        self.cells: Cells = memoryview(mmap.mmap(-1, size * _CELL_BYTES)).cast("q") if shared else [0] * size
         """All cells; rows are offsets into it."""
-        self._names = mmap.mmap(-1, NAMES_BYTES_MAX)
+        self._names = mmap.mmap(-1, NAMES_BYTES_MAX) if shared else None
         self._end = 0
         self._rows: tuple[dict[Labels, int], ...] = tuple({} for _ in self._kinds)
 
@@ -59,9 +62,9 @@ class Counts:
         """Go on where another process has stopped."""
         self._sync()
 
-    def find(self, kind: Kind, labels: Labels) -> int | None:
-        """The row of these labels, if they have one of their own."""
-        return self._rows[kind.number].get(labels)
+    def index(self, kind: Kind) -> Mapping[Labels, int]:
+        """The rows of a kind by their labels, as far as they are known here; it grows with them."""
+        return self._rows[kind.number]
 
     def row(self, kind: Kind, labels: Labels) -> int:
         """The row of these labels; made, if they have none and there is room, else the overflow row of the kind."""
@@ -76,8 +79,9 @@ class Counts:
             return start
         # Its length last: whoever reads meanwhile sees the whole entry or none. Behind it there is none, whatever a
         # process may have left there that was killed in this very place.
-        self._names[self._end + _LENGTH_BYTES : end + _LENGTH_BYTES] = entry + bytes(_LENGTH_BYTES)
-        self._names[self._end : self._end + _LENGTH_BYTES] = len(entry).to_bytes(_LENGTH_BYTES, "big")
+        if self._names is not None:
+            self._names[self._end + _LENGTH_BYTES : end + _LENGTH_BYTES] = entry + bytes(_LENGTH_BYTES)
+            self._names[self._end : self._end + _LENGTH_BYTES] = len(entry).to_bytes(_LENGTH_BYTES, "big")
         self._end = end
         row = rows[labels] = start + kind.width * (len(rows) + 1)
         return row
@@ -92,7 +96,7 @@ class Counts:
 
     def _sync(self) -> None:
         """Read the labels that the owner of the region has added meanwhile."""
-        while True:
+        while self._names is not None:
             begin = self._end + _LENGTH_BYTES
             size = int.from_bytes(self._names[self._end : begin], "big")
             if size == 0:

@@ -137,7 +137,7 @@ class Collector:
         sums: dict[Labels, list[int]] = {}
         for counts in self._regions:
             for labels, at in counts.rows(kind):
-                row = counts.cells[at : at + kind.width].tolist()
+                row = list(counts.cells[at : at + kind.width])
                 known = sums.get(labels)
                 sums[labels] = row if known is None else [a + b for a, b in zip(known, row, strict=True)]
         return sorted(sums.items())
@@ -259,7 +259,7 @@ class Collector:
             counts = row[start : start + len(bounds_us) + 1]
             if not any(counts) and labels:
                 continue
-            own, below = self._own.find(kind, labels), 0
+            own, below = self._own.index(kind).get(labels), 0
             buckets: list[tuple[str, float] | tuple[str, float, Shown]] = []
             bounds = (*(str(us / MICRO) for us in bounds_us), "+Inf")
             for at, (bound, count) in enumerate(zip(bounds, counts, strict=True)):

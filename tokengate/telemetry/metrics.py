@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tokengate.domain import Outcome, Reason
+from tokengate.domain import Outcome, Reason, Usage
 from tokengate.telemetry.counts import Counts, Kind
 
 TENANTS_MAX: Final = 64
@@ -107,6 +107,10 @@ KINDS: Final = (CALLS, TIMES, REFUSALS, FAILURES, STORE, PROCESS)
 
 _OUTCOME_AT: Final = {name: at for at, name in enumerate(OUTCOMES)}
 _BLOCKED_AT, _PASSED_AT, _LEFT_AT = (_OUTCOME_AT[name] for name in ("blocked", "passed", "left"))
+_OUTPUT_AT, _CACHE_READ_AT, _CACHE_WRITE_AT, _REASONING_AT = (
+    TOKENS_AT + TOKEN_TYPES.index(name) for name in ("output", "cache_read", "cache_write", "reasoning")
+)
+_SHORT_SUM_AT: Final = len(SHORT_US) + 1
 _CLIENT_CLOSED: Final = 499
 _NO_NAME: Final = frozenset({"", "default"})
 
@@ -119,9 +123,9 @@ class Exemplar(Struct, frozen=True, gc=False):
     at_ms: int
 
 
-def new_counts() -> Counts:
-    """A region for one worker, to be made before it is forked."""
-    counts = Counts(KINDS)
+def new_counts(*, shared: bool = False) -> Counts:
+    """A region for one process; for one of several, to be made, `shared`, before they are forked."""
+    counts = Counts(KINDS, shared=shared)
     counts.row(PROCESS, ())
     return counts
 
@@ -136,6 +140,7 @@ class Metrics:
         self.exemplars: dict[int, Exemplar] = {}
         """By the cell of the bucket; this process's own."""
         self._cells = counts.cells
+        self._calls, self._times, self._operations = (counts.index(kind) for kind in (CALLS, TIMES, STORE))
         self._process = counts.row(PROCESS, ())
         self._tenants = {labels[0] for labels, _ in counts.rows(CALLS)}
         # What whoever was here before has left unfinished is not in flight any more.
@@ -151,36 +156,42 @@ class Metrics:
 
     def record(self, outcome: Outcome) -> None:
         """Count a finished request."""
-        cells, session, usage = self._cells, outcome.session, outcome.usage
+        cells, session, ending = self._cells, outcome.session, outcome.ending
         tenant = session.tenant if session is not None else self._tenant_unless_known
         provider, model = outcome.provider or NO_PROVIDER, outcome.priced_model
-        at = self.counts.find(CALLS, (tenant, provider, model))
+        at = self._calls.get((tenant, provider, model))
         if at is None:
             at = self._call_row(tenant, provider, model)
-        ending, cost = outcome.ending, outcome.actual_nano
+        if outcome.code_class is not None:
+            cells[self.counts.row(FAILURES, (provider, outcome.code_class))] += 1
         if ending is None:
             cells[at + self._without_ending(outcome, tenant)] += 1
-        else:
-            cells[at + _OUTCOME_AT[ending]] += 1
-            self._time(outcome, provider, model)
+            return
+        cells[at + _OUTCOME_AT[ending]] += 1
+        cost, usage = outcome.actual_nano, outcome.usage
         if cost:
             cells[at + COST_AT] += cost
             if outcome.assumed:
                 cells[at + ASSUMED_AT] += cost
             if outcome.held_nano is not None and cost > outcome.held_nano:
                 cells[at + OVERRUN_AT] += cost - outcome.held_nano
-        at += TOKENS_AT
+        if usage.input_tokens or usage.output_tokens:
+            self._count_tokens(at, usage)
+        self._time(outcome, provider, model)
+
+    def _count_tokens(self, at: int, usage: Usage) -> None:
+        cells = self._cells
         if usage.input_tokens:
             cached, written = usage.cache_read_tokens, usage.cache_write_tokens
-            cells[at] += max(0, usage.input_tokens - cached - written)
-            cells[at + 2] += cached
-            cells[at + 3] += written
+            if cached or written:
+                cells[at + _CACHE_READ_AT] += cached
+                cells[at + _CACHE_WRITE_AT] += written
+            cells[at + TOKENS_AT] += max(0, usage.input_tokens - cached - written)
         if usage.output_tokens:
             reasoning = min(usage.reasoning_tokens, usage.output_tokens)
-            cells[at + 1] += usage.output_tokens - reasoning
-            cells[at + 4] += reasoning
-        if outcome.code_class is not None:
-            cells[self.counts.row(FAILURES, (provider, outcome.code_class))] += 1
+            if reasoning:
+                cells[at + _REASONING_AT] += reasoning
+            cells[at + _OUTPUT_AT] += usage.output_tokens - reasoning
 
     def _call_row(self, tenant: str, provider: str, model: str) -> int:
         if model in _NO_NAME:
@@ -206,49 +217,50 @@ class Metrics:
         return _LEFT_AT if outcome.status == _CLIENT_CLOSED else _PASSED_AT
 
     def _time(self, outcome: Outcome, provider: str, model: str) -> None:
-        cells = self._cells
-        row = self.counts.find(TIMES, (provider, model))
+        cells, took_us = self._cells, outcome.duration_us
+        row = self._times.get((provider, model))
         if row is None:
             row = self.counts.row(TIMES, (provider, OTHER if model in _NO_NAME else model))
-        took_us = outcome.duration_us
         bucket = row + bisect_left(DURATION_US, took_us)
         cells[bucket] += 1
         cells[row + FIRST_TOKEN_AT - 1] += took_us
-        first_us, trace = outcome.first_byte_us, outcome.trace
-        if trace is not None and trace.sampled:
-            self.exemplars[bucket] = Exemplar(trace.trace_id, took_us, outcome.started_ms + took_us // 1000)
-        if first_us is not None and outcome.stream:
+        self._keep(outcome, bucket, took_us, took_us)
+        if outcome.stream and outcome.first_byte_us is not None:
+            first_us = outcome.first_byte_us
             row += FIRST_TOKEN_AT
             bucket = row + bisect_left(FIRST_TOKEN_US, first_us)
             cells[bucket] += 1
             cells[row + len(FIRST_TOKEN_US) + 1] += first_us
-            if trace is not None and trace.sampled:
-                self.exemplars[bucket] = Exemplar(trace.trace_id, first_us, outcome.started_ms + first_us // 1000)
+            self._keep(outcome, bucket, first_us, first_us)
         self._time_here(outcome)
 
     def _time_here(self, outcome: Outcome) -> None:
         """What the gate itself took, and how long the call stood in line for a budget."""
-        cells, trace = self._cells, outcome.trace
-        row, overhead_us = self._process + OVERHEAD_AT, outcome.overhead_us
+        cells, overhead_us, row = self._cells, outcome.overhead_us, self._process + OVERHEAD_AT
         bucket = row + bisect_left(SHORT_US, overhead_us)
         cells[bucket] += 1
-        cells[row + len(SHORT_US) + 1] += overhead_us
-        if trace is not None and trace.sampled:
-            self.exemplars[bucket] = Exemplar(
-                trace.trace_id, overhead_us, outcome.started_ms + outcome.duration_us // 1000
-            )
+        cells[row + _SHORT_SUM_AT] += overhead_us
+        self._keep(outcome, bucket, overhead_us, outcome.duration_us)
         if outcome.waited_us:
             row = self._process + WAIT_AT
             cells[row + bisect_left(WAIT_US, outcome.waited_us)] += 1
             cells[row + len(WAIT_US) + 1] += outcome.waited_us
 
+    def _keep(self, outcome: Outcome, bucket: int, value_us: int, after_us: int) -> None:
+        """Keep a request as the exemplar of a bucket, if its trace can be looked up."""
+        trace = outcome.trace
+        if trace is not None and trace.sampled:
+            self.exemplars[bucket] = Exemplar(trace.trace_id, value_us, outcome.started_ms + after_us // 1000)
+
     # --- the store ---
 
     def answered(self, operation: str, took_us: int) -> None:
         """The store has answered a command, be it with an error."""
-        cells, row = self._cells, self.counts.row(STORE, (operation,))
+        cells, row = self._cells, self._operations.get((operation,))
+        if row is None:
+            row = self.counts.row(STORE, (operation,))
         cells[row + bisect_left(SHORT_US, took_us)] += 1
-        cells[row + len(SHORT_US) + 1] += took_us
+        cells[row + _SHORT_SUM_AT] += took_us
         cells[self._process + STORE_DOWN_AT] = 0
 
     def unanswered(self, operation: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tokengate.domain import Outcome, Reason
+from tokengate.domain import Ending, Outcome, Reason
 from tokengate.telemetry.metrics import OUTCOMES, SHORT_US
 
 POST_EVERY_S: Final = 5.0
@@ -178,11 +178,12 @@ def _add(sums: dict[str, int], name: str, amount: int) -> None:
 
 def _became(outcome: Outcome) -> str:
     if outcome.ending is not None:
-        return REQUESTS + outcome.ending
+        return _ENDED[outcome.ending]
     if outcome.decision == "blocked":
         return _WAS_BLOCKED
     return _LEFT if outcome.status == _CLIENT_CLOSED else _PASSED
 
 
+_ENDED: Final = {ending: REQUESTS + ending for ending in Ending}
 _OVERHEAD_FIELDS: Final = tuple(OVERHEAD + bound for bound in _BOUNDS)
 _WAS_BLOCKED, _PASSED, _LEFT = (REQUESTS + name for name in ("blocked", "passed", "left"))

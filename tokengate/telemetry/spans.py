@@ -1,9 +1,9 @@
 """Spans, made of recorded outcomes and sent to an OTLP receiver, in a thread of their own. Loads OpenTelemetry's SDK.
 
-An outcome of a sampled trace waits in a bounded queue, and everything else is done by the thread: making the spans,
-encoding them, sending them. A receiver that is slow or away costs a request nothing: what does not fit into the queue
-is dropped, and counted. Endpoint, headers, compression, timeouts and resource are what the `OTEL_...` variables of
-the environment say (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
+An outcome of a sampled trace waits in a bounded queue, and everything else is done by the thread: the spans are written
+(`otlp`) and sent by the SDK's OTLP exporter. A receiver that is slow or away costs a request nothing: what does not fit
+into the queue is dropped, and counted. Endpoint, headers, compression, timeouts and resource are what the `OTEL_...`
+variables of the environment say (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
 
 A request is a server span with a child for each part of it: `reserve` (from its body to the gate's decision), the call
 to the provider, and `settle` (from the charge to the store's word for it, mostly after the answer's end). The
@@ -18,20 +18,18 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final, Protocol
 
 import structlog
 from msgspec import Struct
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from tokengate import __version__
 from tokengate.domain import Outcome, Trace
 from tokengate.money import usd_number
+from tokengate.telemetry.otlp import CLIENT, INTERNAL, SERVER, Value, attribute, common, request, span
+from tokengate.telemetry.traces import RESERVE, SETTLE, UPSTREAM, child_id
 
 QUEUE_MAX: Final = 2048
 """How many outcomes and settlements may wait (OTEL_BSP_MAX_QUEUE_SIZE)."""
@@ -67,11 +65,7 @@ PROVIDERS: Final[Mapping[str, str]] = {
 
 _MILLI: Final = 1_000_000
 _MICRO: Final = 1_000
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_SCOPE: Final = InstrumentationScope("tokengate", __version__)
-_UNSET: Final = Status(StatusCode.UNSET)
-
-_CHILDREN: Final = {"reserve": 0x7265_7365_7276_6500, "settle": 0x7365_7474_6C65_0000}
+_SCOPE: Final = ("tokengate", __version__)
 
 Counted = Callable[[str, int], None]
 """Told what became of so many requests: `exported`, `failed` or `dropped`."""
@@ -89,13 +83,32 @@ class Settling(Struct, frozen=True, gc=False):
     known: bool
 
 
+class Sender(Protocol):
+    """What takes spans to a receiver. `shutdown` ends a `send` that is under way, soon."""
+
+    def send(self, encoded: bytes) -> bool:
+        """Send an ExportTraceServiceRequest; gives whether it was taken. May block."""
+        ...
+
+    def shutdown(self) -> None: ...
+
+
+class Exporter(OTLPSpanExporter):
+    """The SDK's exporter, with its settings, retries and connections, for spans that are encoded already."""
+
+    def send(self, encoded: bytes) -> bool:
+        """Send an ExportTraceServiceRequest; gives whether it was taken."""
+        # The one private name of the SDK that is relied upon; tests/telemetry/test_spans.py fails if it goes away.
+        return self._client.export(encoded).success
+
+
 class Spans:
     """The queue and its thread. `put` from the event loop; `close` once."""
 
     def __init__(
-        self, exporter: SpanExporter, resource: Resource, counted: Counted, environ: Mapping[str, str]
+        self, sender: Sender, resource: Mapping[str, Value], counted: Counted, environ: Mapping[str, str]
     ) -> None:
-        self._exporter = exporter
+        self._sender = sender
         self._resource = resource
         self._counted = counted
         self._queue_max = _number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX)
@@ -125,7 +138,7 @@ class Spans:
         self._woken.set()
         self._thread.join(CLOSE_S)
         with contextlib.suppress(Exception):
-            self._exporter.shutdown()
+            self._sender.shutdown()
 
     def _run(self) -> None:
         while not self._closing:
@@ -139,10 +152,10 @@ class Spans:
         with contextlib.suppress(IndexError):
             while len(batch) < self._batch_max:
                 batch.append(self._queue.popleft())
-        spans = [span for each in batch for span in self._made(each)]
         taken = False
         try:
-            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
+            spans = [found for each in batch for found in made(each)]
+            taken = self._sender.send(request(self._resource, _SCOPE, spans))
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread has to live on
             log.debug("an export of spans failed", error=str(error))
         requests = sum(isinstance(each, Outcome) for each in batch)
@@ -155,84 +168,6 @@ class Spans:
             else:
                 log.warning("spans are not taken by their receiver; they are lost", requests=requests)
 
-    def _made(self, what: Outcome | Settling) -> Iterator[ReadableSpan]:
-        return self._settled(what) if isinstance(what, Settling) else self._request(what)
-
-    # --- spans ---
-
-    def _request(self, outcome: Outcome) -> Iterator[ReadableSpan]:
-        trace = outcome.trace
-        if trace is None:
-            return
-        began_ns = outcome.started_ms * _MILLI
-        ended_ns = began_ns + outcome.duration_us * _MICRO
-        own = _context(trace, trace.span_id)
-        parent = _context(trace, trace.parent_span_id, remote=True) if trace.parent_span_id else None
-        name = f"{outcome.method} {outcome.route}" if outcome.route else outcome.method
-        yield self._span(
-            name, own, parent, SpanKind.SERVER, began_ns, ended_ns, _server(outcome), _status(outcome, outcome.status)
-        )
-        if outcome.admitted_us is not None:
-            yield self._span(
-                "reserve",
-                _context(trace, _child(trace, "reserve")),
-                own,
-                SpanKind.INTERNAL,
-                began_ns + outcome.received_us * _MICRO,
-                began_ns + outcome.admitted_us * _MICRO,
-                _decision(outcome),
-                _UNSET,
-            )
-        if outcome.dispatched_us is not None:
-            answered_us = outcome.answered_us or outcome.duration_us
-            yield self._span(
-                _operation(outcome),
-                _context(trace, trace.upstream_span_id),
-                own,
-                SpanKind.CLIENT,
-                began_ns + outcome.dispatched_us * _MICRO,
-                began_ns + answered_us * _MICRO,
-                _provider(outcome),
-                Status(StatusCode.ERROR) if outcome.code_class is not None else _UNSET,
-            )
-
-    def _settled(self, settling: Settling) -> Iterator[ReadableSpan]:
-        trace = settling.trace
-        yield self._span(
-            "settle",
-            _context(trace, _child(trace, "settle")),
-            _context(trace, trace.span_id),
-            SpanKind.INTERNAL,
-            settling.began_ns,
-            settling.ended_ns,
-            {"tokengate.cost_usd": usd_number(settling.cost_nano)},
-            _UNSET if settling.known else Status(StatusCode.ERROR, "not known to be posted; it is repeated"),
-        )
-
-    def _span(
-        self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        began_ns: int,
-        ended_ns: int,
-        attributes: Mapping[str, Any],
-        status: Status,
-    ) -> ReadableSpan:
-        return ReadableSpan(
-            name,
-            context=context,
-            parent=parent,
-            resource=self._resource,
-            attributes={key: value for key, value in attributes.items() if value is not None},
-            kind=kind,
-            status=status,
-            start_time=began_ns,
-            end_time=ended_ns,
-            instrumentation_scope=_SCOPE,
-        )
-
 
 def open_spans(counted: Counted, environ: Mapping[str, str] = os.environ) -> Spans:
     """Spans to wherever the environment says."""
@@ -244,64 +179,153 @@ def open_spans(counted: Counted, environ: Mapping[str, str] = os.environ) -> Spa
     given = {"service.version": __version__, "service.instance.id": str(uuid.uuid4())}
     if not environ.get("OTEL_SERVICE_NAME") and "service.name=" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         given["service.name"] = "tokengate"
-    return Spans(OTLPSpanExporter(), Resource.create(given), counted, environ)
+    return Spans(Exporter(), _attributes(given), counted, environ)
 
 
-# --- what stands in them ---
+def _attributes(given: Mapping[str, str]) -> dict[str, Value]:
+    """The resource's attributes, ours and those of the environment; a list is what nobody here has a use for."""
+    found = Resource.create(dict(given)).attributes
+    return {key: value for key, value in found.items() if isinstance(value, (str, int, float))}
 
 
-def _server(outcome: Outcome) -> dict[str, Any]:
+# --- spans ---
+
+
+def made(what: Outcome | Settling) -> Iterator[bytes]:
+    """The spans of a request, or of a settlement, encoded."""
+    return _settled(what) if isinstance(what, Settling) else _request(what)
+
+
+def _request(outcome: Outcome) -> Iterator[bytes]:
+    trace = outcome.trace
+    if trace is None:
+        return
+    trace_id, own, state = bytes.fromhex(trace.trace_id), bytes.fromhex(trace.span_id), trace.state
+    began_ns = outcome.started_ms * _MILLI
+    yield span(
+        trace_id,
+        own,
+        bytes.fromhex(trace.parent_span_id),
+        state,
+        f"{outcome.method} {outcome.route}" if outcome.route else outcome.method,
+        SERVER,
+        began_ns,
+        began_ns + outcome.duration_us * _MICRO,
+        _server(outcome),
+        # A server's span is in error if the server is to blame; who left, or asked in vain, is not its fault.
+        outcome.error or "" if outcome.status >= 500 else None,
+    )
+    if outcome.admitted_us is not None:
+        yield span(
+            trace_id,
+            bytes.fromhex(child_id(trace, RESERVE)),
+            own,
+            state,
+            "reserve",
+            INTERNAL,
+            began_ns + outcome.received_us * _MICRO,
+            began_ns + outcome.admitted_us * _MICRO,
+            [attribute("tokengate.waited_ms", outcome.waited_us / 1000)] if outcome.waited_us else [],
+            None,
+        )
+    if outcome.dispatched_us is not None:
+        yield span(
+            trace_id,
+            bytes.fromhex(child_id(trace, UPSTREAM)),
+            own,
+            state,
+            _operation(outcome),
+            CLIENT,
+            began_ns + outcome.dispatched_us * _MICRO,
+            began_ns + (outcome.answered_us or outcome.duration_us) * _MICRO,
+            _provider(outcome),
+            "" if outcome.code_class is not None else None,
+        )
+
+
+def _settled(settling: Settling) -> Iterator[bytes]:
+    trace = settling.trace
+    yield span(
+        bytes.fromhex(trace.trace_id),
+        bytes.fromhex(child_id(trace, SETTLE)),
+        bytes.fromhex(trace.span_id),
+        trace.state,
+        "settle",
+        INTERNAL,
+        settling.began_ns,
+        settling.ended_ns,
+        [attribute("tokengate.cost_usd", usd_number(settling.cost_nano))],
+        None if settling.known else "not known to be posted; it is repeated",
+    )
+
+
+def _server(outcome: Outcome) -> list[bytes]:
     """Attributes of the request's own span: https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server."""
-    session = outcome.session
-    return {
-        "http.request.method": outcome.method,
-        "http.route": outcome.route or None,
-        "url.path": outcome.path,
-        "url.scheme": "http",
-        "http.response.status_code": outcome.status,
-        "error.type": _error_type(outcome) if outcome.status >= 500 else None,
-        "tokengate.request_id": outcome.request_id,
-        "tokengate.tenant": session.tenant if session is not None else None,
-        "tokengate.agent": session.agent or None if session is not None else None,
-        "tokengate.session": session.id if session is not None else None,
-        **_decision(outcome),
-        "tokengate.cost_usd": _usd(outcome.actual_nano),
-        "tokengate.ending": outcome.ending.value if outcome.ending is not None else None,
-        "tokengate.assumed": outcome.assumed if outcome.ending is not None else None,
-    }
+    session, reason = outcome.session, outcome.reason
+    found = [
+        common("http.request.method", outcome.method),
+        attribute("url.path", outcome.path),
+        common("url.scheme", "http"),
+        common("http.response.status_code", outcome.status),
+        attribute("tokengate.request_id", outcome.request_id),
+        common("tokengate.decision", outcome.decision),
+    ]
+    if outcome.route:
+        found.append(common("http.route", outcome.route))
+    if session is not None:
+        found += (common("tokengate.tenant", session.tenant), attribute("tokengate.session", session.id))
+        if session.agent:
+            found.append(common("tokengate.agent", session.agent))
+    if reason is not None:
+        found.append(common("tokengate.reason", reason.value))
+    if outcome.status >= 500:
+        found.append(common("error.type", _error_type(outcome)))
+    for name, nano in (
+        ("tokengate.estimate_usd", outcome.estimated_nano),
+        ("tokengate.hold_usd", outcome.held_nano),
+        ("tokengate.cost_usd", outcome.actual_nano),
+    ):
+        if nano is not None:
+            found.append(attribute(name, usd_number(nano)))
+    if outcome.ending is not None:
+        found.append(common("tokengate.ending", outcome.ending.value))
+    if outcome.assumed:
+        found.append(common("tokengate.assumed", True))
+    return found
 
 
-def _decision(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "tokengate.decision": outcome.decision,
-        "tokengate.reason": outcome.reason.value if outcome.reason is not None else None,
-        "tokengate.estimate_usd": _usd(outcome.estimated_nano),
-        "tokengate.hold_usd": _usd(outcome.held_nano),
-        "tokengate.waited_ms": outcome.waited_us / 1000 if outcome.waited_us else None,
-    }
-
-
-def _provider(outcome: Outcome) -> dict[str, Any]:
+def _provider(outcome: Outcome) -> list[bytes]:
     """Attributes of the call to the provider."""
     if outcome.ending is None:
-        return {"http.request.method": outcome.method, "http.response.status_code": outcome.status}
-    usage = outcome.usage
-    first_us, sent_us = outcome.first_byte_us, outcome.dispatched_us or 0
-    used = usage.input_tokens or usage.output_tokens
-    return {
-        "gen_ai.operation.name": OPERATIONS.get(outcome.endpoint, outcome.endpoint),
-        "gen_ai.provider.name": PROVIDERS.get(outcome.provider, outcome.provider),
-        "gen_ai.request.model": outcome.model,
-        "gen_ai.request.stream": True if outcome.stream else None,
-        "gen_ai.response.model": usage.model or None,
-        "gen_ai.response.time_to_first_chunk": (first_us - sent_us) / 1e6 if outcome.stream and first_us else None,
-        "gen_ai.usage.input_tokens": usage.input_tokens if used else None,
-        "gen_ai.usage.output_tokens": usage.output_tokens if used else None,
-        "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens or None,
-        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens or None,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens or None,
-        "error.type": _error_type(outcome) if outcome.code_class is not None else None,
-    }
+        return [
+            common("http.request.method", outcome.method),
+            common("http.response.status_code", outcome.status),
+        ]
+    usage, first_us = outcome.usage, outcome.first_byte_us
+    found = [
+        common("gen_ai.operation.name", OPERATIONS.get(outcome.endpoint, outcome.endpoint)),
+        common("gen_ai.provider.name", PROVIDERS.get(outcome.provider, outcome.provider)),
+        common("gen_ai.request.model", outcome.model),
+    ]
+    if usage.model:
+        found.append(common("gen_ai.response.model", usage.model))
+    if outcome.stream:
+        found.append(common("gen_ai.request.stream", True))
+        if first_us is not None:
+            waited_s = (first_us - (outcome.dispatched_us or 0)) / 1_000_000
+            found.append(attribute("gen_ai.response.time_to_first_chunk", waited_s))
+    for name, tokens in (
+        ("gen_ai.usage.input_tokens", usage.input_tokens),
+        ("gen_ai.usage.output_tokens", usage.output_tokens),
+        ("gen_ai.usage.cache_read.input_tokens", usage.cache_read_tokens),
+        ("gen_ai.usage.cache_creation.input_tokens", usage.cache_write_tokens),
+        ("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens),
+    ):
+        if tokens:
+            found.append(attribute(name, tokens))
+    if outcome.code_class is not None:
+        found.append(common("error.type", _error_type(outcome)))
+    return found
 
 
 def _operation(outcome: Outcome) -> str:
@@ -313,25 +337,6 @@ def _operation(outcome: Outcome) -> str:
 
 def _error_type(outcome: Outcome) -> str:
     return outcome.reason.value if outcome.reason is not None else str(outcome.status)
-
-
-def _status(outcome: Outcome, status: int) -> Status:
-    """A server's span is in error if the server is to blame (HTTP conventions), and who left is not."""
-    return Status(StatusCode.ERROR, outcome.error) if status >= 500 else _UNSET
-
-
-def _usd(nano: int | None) -> float | None:
-    return None if nano is None else usd_number(nano)
-
-
-def _context(trace: Trace, span_id: str, *, remote: bool = False) -> SpanContext:
-    state = TraceState.from_header([trace.state]) if trace.state else None
-    return SpanContext(int(trace.trace_id, 16), int(span_id, 16), remote, _SAMPLED, state)
-
-
-def _child(trace: Trace, name: str) -> str:
-    """The id of a child that nobody else has to know: made of its parent's, and unlike it."""
-    return f"{int(trace.span_id, 16) ^ _CHILDREN[name] or 1:016x}"
 
 
 def _number(environ: Mapping[str, str], name: str, otherwise: int) -> int:

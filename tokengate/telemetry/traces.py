@@ -29,8 +29,9 @@ _PARENT: Final = re.compile(
     re.DOTALL,
 )
 _STATE: Final = re.compile(rb"[\x20-\x7e\t]*")
+_NOT_ZERO: Final = 1 << 64 | 1
+"""No id may be zero: the lowest bit of each of the two in one number."""
 _SPAN_IDS: Final = 1 << 64
-_TRACE_IDS: Final = 1 << 128
 _SAMPLED: Final = 1
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -50,56 +51,54 @@ class Tracing:
 
     def begin(self, headers: Headers) -> Trace | None:
         """The place of a request with such headers, as ASGI has them; None if it has none."""
-        parent, states = b"", []
-        parents = 0
-        for name, value in headers:
-            if name == b"traceparent":
-                parent = value
-                parents += 1
-            elif name == b"tracestate":
-                states.append(value)
-        # Two parents are none (W3C, 3.2).
-        found = _PARENT.fullmatch(parent) if parents == 1 else None
-        if found is not None and found["version"] == b"00" and found["more"]:
-            found = None
-        state = b",".join(states) if found is not None else b""
+        given = dict(headers).get(b"traceparent")
+        found = None if given is None else _context(headers, given)
+        if found is not None:
+            return self._within(found, headers)
+        if self._sampler is None:
+            return None
+        bits = random.getrandbits(192) | _NOT_ZERO
+        ids = bits.to_bytes(24, "big").hex()
+        return Trace(ids[:32], ids[32:], "", "", self._sampler(bits >> 64, None))
+
+    def _within(self, found: re.Match[bytes], headers: Headers) -> Trace:
+        """The place of a request that is a part of its caller's trace."""
+        trace_id, parent_span_id = found["trace"].decode(), found["span"].decode()
+        sampled = bool(int(found["flags"], 16) & _SAMPLED)
+        state = b",".join(value for name, value in headers if name == b"tracestate")
         if len(state) > STATE_BYTES_MAX or _STATE.fullmatch(state) is None:
             state = b""
         if self._sampler is None:
-            return None if found is None else _passed(found, state)
-        trace_number = random.getrandbits(128) or 1 if found is None else int(found["trace"], 16)
-        above = None if found is None else bool(int(found["flags"], 16) & _SAMPLED)
-        return Trace(
-            f"{trace_number:032x}",
-            f"{random.getrandbits(64) or 1:016x}",
-            f"{random.getrandbits(64) or 1:016x}",
-            parent_span_id="" if found is None else found["span"].decode(),
-            state=state.decode(),
-            sampled=self._sampler(trace_number, above),
-        )
+            return Trace(trace_id, "", parent_span_id, state.decode(), sampled)
+        span_id = f"{random.getrandbits(64) | 1:016x}"
+        return Trace(trace_id, span_id, parent_span_id, state.decode(), self._sampler(int(trace_id, 16), sampled))
 
     def upstream_headers(self, trace: Trace) -> list[tuple[bytes, bytes]]:
         """What the provider is told; nothing unless that is wanted."""
         if not self._propagate:
             return []
-        parent = f"00-{trace.trace_id}-{trace.upstream_span_id}-{int(trace.sampled):02x}"
-        told = [(b"traceparent", parent.encode())]
+        span_id = child_id(trace, UPSTREAM) if trace.span_id else trace.parent_span_id
+        told = [(b"traceparent", f"00-{trace.trace_id}-{span_id}-{int(trace.sampled):02x}".encode())]
         if trace.state:
             told.append((b"tracestate", trace.state.encode()))
         return told
 
 
-def _passed(found: re.Match[bytes], state: bytes) -> Trace:
-    """The caller's own context, where the gate makes no spans of its own."""
-    parent = found["span"].decode()
-    return Trace(
-        found["trace"].decode(),
-        "",
-        parent,
-        parent_span_id=parent,
-        state=state.decode(),
-        sampled=bool(int(found["flags"], 16) & _SAMPLED),
-    )
+RESERVE, UPSTREAM, SETTLE = 0x7265_7365_7276_6500, 0x7570_7374_7265_6100, 0x7365_7474_6C65_0000
+"""The children of a request's span."""
+
+
+def child_id(trace: Trace, child: int) -> str:
+    """The id of a child of a request's span: the same whenever it is asked for, and nobody else's in the trace."""
+    return f"{int(trace.span_id, 16) ^ child:016x}"
+
+
+def _context(headers: Headers, given: bytes) -> re.Match[bytes] | None:
+    """What a `traceparent` says; None if it is none, or not the only one (W3C, 3.2)."""
+    found = _PARENT.fullmatch(given)
+    if found is None or (found["version"] == b"00" and found["more"]):
+        return None
+    return found if sum(name == b"traceparent" for name, _ in headers) == 1 else None
 
 
 def wanted(environ: Mapping[str, str]) -> bool:
