@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 INSIDE, OUTSIDE = "192.0.2.1", "192.0.2.2"
 PROVIDER_PORT, REDIS_PORT = 9000, 6379
+REMOVALS_MAX = 20
 NETWORK: Final = f"tgtest{os.getpid()}"
 AGENT_USER: Final = 1000
 
@@ -173,6 +175,16 @@ class Pod:
         return [json.loads(line) for line in self._engine.podman("logs", "agent-tokengate").splitlines()]
 
 
+def remove(engine: Engine) -> None:
+    """Remove the pod, and wait until its name is free: podman may need more than one try."""
+    for _ in range(REMOVALS_MAX):
+        engine.podman("pod", "rm", "--force", "--time=0", "agent", check=False)
+        if "agent" not in engine.podman("pod", "ls", "--format={{.Name}}").split():
+            return
+        time.sleep(1)
+    raise TimeoutError("the pod cannot be removed")
+
+
 @pytest.fixture
 def pod(engine: Engine, image: str, outside: str, tmp_path: Path) -> Iterator[Pod]:
     secrets = tmp_path / "secrets"
@@ -183,11 +195,12 @@ def pod(engine: Engine, image: str, outside: str, tmp_path: Path) -> Iterator[Po
         path.chmod(path.stat().st_mode | 0o055 & (0o055 if path.is_dir() else 0o044))
     manifest = tmp_path / "pod.yaml"
     manifest.write_text(yaml.safe_dump(played(rendered(tmp_path, image), secrets)))
+    remove(engine)  # what a run that was killed has left
     try:
         engine.podman("play", "kube", "--network=none", str(manifest))
         yield Pod(engine, outside)
     finally:
-        engine.podman("pod", "rm", "--force", "--time=0", "agent", check=False)
+        remove(engine)
 
 
 async def test_the_agent_reaches_the_provider_through_the_gate_and_not_otherwise(pod: Pod) -> None:
