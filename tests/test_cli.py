@@ -242,7 +242,9 @@ def test_with_a_key_or_a_provider_nothing_is_simulated(store: Server, setting: s
 
 def test_serve_without_the_flag_says_nothing_to_people(store: Server) -> None:
     port = free_port()
-    with serve("--port", str(port), REDIS_URL=store.url, OPENAI_BASE_URL="http://127.0.0.1:1/v1") as process:
+    with serve(
+        "--port", str(port), REDIS_URL=store.url, OPENAI_BASE_URL="http://127.0.0.1:1/v1", ADMIN_TOKEN="t" * 32
+    ) as process:
         assert process.stdout is not None
         assert "no append-only file" in json.loads(process.stdout.readline())["event"]
         assert json.loads(process.stdout.readline())["event"] == "serving"
