@@ -358,7 +358,7 @@ class TestStore:
     LUA = "".join(file.read_text() for file in sorted((ROOT / "tokengate" / "ledger").glob("*.lua")))
 
     def test_every_field_that_a_script_writes(self) -> None:
-        written = set(re.findall(r"\bput\('([a-z_]+)'", self.LUA))
+        written = set(re.findall(r"(?:\b(?:put|add)\(|change\[#change \+ 1\] = )'([a-z_]+)'", self.LUA))
         for arguments in re.findall(
             r"redis\.p?call\('(?:HSET|HSETNX|HINCRBY)',\s*[\w.\[\]]+,\s*(.*?)\)\n", self.LUA, re.DOTALL
         ):

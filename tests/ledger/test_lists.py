@@ -13,6 +13,7 @@ from tokengate.budgets import Policy, limits, windows
 from tokengate.domain import Ending, Period, Scope, Session, Usage
 from tokengate.ledger import Ask, Kind, Settlement, keys
 from tokengate.ledger.redis import RedisLedger
+from tokengate.ledger.reports import RedisReports
 
 USD: Final = 1_000_000_000
 CENT: Final = USD // 100
@@ -77,26 +78,32 @@ async def test_a_scope_is_listed_by_name_and_activity_from_its_first_call_on(cal
     assert not cli.keys("*:tenants*")
 
 
-async def test_spending_is_listed_in_cents_to_three_digits_and_in_whole_percents(
+async def test_spending_is_listed_by_cents_and_by_whole_percents(calls: Calls, cli: "redis.Redis") -> None:
+    # What it has spent then, in cents; what the list says of it; of its budget, in percent.
+    steps = [(0, 0, 0), (1, 1, 0), (10, 10, 1), (19, 19, 1), (123, 123, 12), (999, 999, 99)]
+    spent = 0
+    for total, cents, percent in steps:
+        await calls.spend(total * CENT - spent + 1)
+        spent = total * CENT + 1
+        assert (index(cli, "spent"), index(cli, "share")) == ({"alice": cents}, {"alice": percent})
+    assert index(cli, "spent", "agent") == {"crawler": 999}
+    assert spent_nano(cli, "alice") == spent
+
+
+async def test_the_lists_follow_within_5_percent_or_a_cent_and_every_percent_of_the_budget(
     calls: Calls, cli: "redis.Redis"
 ) -> None:
-    steps = [
-        (1, 0, 0),
-        (CENT - 2, 0, 0),
-        (1, 1, 0),
-        (9 * CENT, 10, 1),
-        (113 * CENT + 1, 123, 12),
-        (876 * CENT, 999, 99),
-    ]
-    for nano, cents, percent in steps:
-        await calls.spend(nano)
-        assert (index(cli, "spent"), index(cli, "share")) == ({"alice": cents}, {"alice": percent})
-        assert spent_nano(cli, "alice") // CENT == cents
-    assert index(cli, "spent", "agent") == {"crawler": 999}
-    await calls.ledger.set_budget(Scope("default", "session", "alice"), 5000 * USD)
-    for nano, cents, percent in [(USD * 90, 9990, 1), (CENT * 10, 10_000, 2), (990 * CENT, 10_900, 2)]:
-        await calls.spend(nano)
-        assert (index(cli, "spent"), index(cli, "share")) == ({"alice": cents}, {"alice": percent})
+    await calls.ledger.set_budget(Scope("default", "session", "alice"), 20 * USD)
+    moves = 0
+    before = None
+    for _ in range(400):
+        await calls.spend(4 * CENT + 123)
+        cents, percent = spent_nano(cli, "alice") // CENT, spent_nano(cli, "alice") * 100 // (20 * USD)
+        assert index(cli, "share") == {"alice": percent}
+        [listed] = index(cli, "spent").values()
+        assert listed <= cents <= max(listed + 1, listed * 1.05)
+        moves, before = moves + (listed != before), listed
+    assert moves < 200
 
 
 async def test_a_call_that_changes_no_place_moves_nothing(calls: Calls, cli: "redis.Redis") -> None:
@@ -105,8 +112,7 @@ async def test_a_call_that_changes_no_place_moves_nothing(calls: Calls, cli: "re
     for _ in range(20):
         await calls.spend(CENT // 100)
     asked: Any = cli.info("commandstats")
-    assert "cmdstat_zadd" in asked, "the leases"
-    assert asked["cmdstat_zadd"]["calls"] == 20
+    assert asked["cmdstat_zadd"]["calls"] == 20, "the leases"
 
 
 async def test_a_share_of_nothing_is_none_and_of_no_budget_is_all(calls: Calls, cli: "redis.Redis") -> None:
@@ -126,6 +132,16 @@ async def test_what_a_person_sets_by_hand_is_listed_with_the_next_call(calls: Ca
     cli.hset(key("alice"), mapping={"budget": "2", "spent": "1"})
     await calls.spend(1)
     assert (index(cli, "share"), index(cli, "spent")) == ({"alice": 50}, {"alice": 100})
+    cli.hset(key("alice"), "budget", "4")
+    await calls.spend(6 * CENT)
+    assert index(cli, "share") == {"alice": 26}, "of the budget that it has when it is moved"
+
+
+async def test_another_default_moves_a_session_that_follows_it(calls: Calls, cli: "redis.Redis") -> None:
+    await calls.spend(USD)
+    calls.policy = Policy(2 * USD)
+    await calls.spend(1)
+    assert index(cli, "share") == {"alice": 50}
 
 
 async def test_each_period_has_lists_of_its_own_that_end_by_themselves(ledger: RedisLedger, cli: "redis.Redis") -> None:
@@ -160,17 +176,55 @@ async def test_a_frozen_scope_is_listed_by_when_that_ends(calls: Calls, cli: "re
 
 class TestRollUps:
     async def test_a_day_keeps_those_that_cost_most(self, calls: Calls, cli: "redis.Redis") -> None:
+        """Whoever has had to make room comes back with all that they have spent on that day."""
         day = keys.usage_by_session("default", START_MS // 86_400_000)
-        cli.zadd(day, {f"s{number}": 1000 + number for number in range(9_999)})
+        cli.zadd(day, {f"s{number}": CENT + number for number in range(9_999)})
+        await calls.spend(CENT // 2)
+        assert (cli.zcard(day), cli.zscore(day, "alice")) == (10_000, CENT // 2)
+        await calls.spend(2 * CENT, BOB)
+        assert (cli.zcard(day), cli.zscore(day, "alice"), cli.zscore(day, "bob")) == (10_000, None, 2 * CENT)
+        await calls.spend(CENT // 4)
+        assert (cli.zcard(day), cli.zscore(day, "alice")) == (10_000, None)
+        await calls.spend(CENT)
+        assert cli.zcard(day) == 10_000
+        assert (cli.zscore(day, "alice"), cli.zscore(day, "s0")) == (CENT * 7 // 4, None)
+
+    async def test_a_day_follows_in_steps_and_the_session_itself_is_exact(
+        self, calls: Calls, cli: "redis.Redis"
+    ) -> None:
+        day = START_MS // 86_400_000
+        for _ in range(30):
+            await calls.spend(CENT // 10)
+        [listed] = dict(cli.zrange(keys.usage_by_session("default", day), 0, -1, withscores=True)).values()  # type: ignore[arg-type]
+        assert 2 * CENT <= listed <= 3 * CENT
+        reports = RedisReports(lambda _: calls.ledger.ask, "default")
+        assert await reports.days("session", day, day) == [(day, [("alice", 3 * CENT)])]
+        assert await reports.days("session", day, day, "alice") == [(day, [("alice", 3 * CENT)])]
+
+    async def test_the_day_before_is_exact_when_the_next_one_has_begun(self, calls: Calls, cli: "redis.Redis") -> None:
+        day = START_MS // 86_400_000
+        for _ in range(30):
+            await calls.spend(CENT // 10)
+        calls.ledger.now_ms += 86_400_000
+        await calls.spend(CENT // 10)
+        reports = RedisReports(lambda _: calls.ledger.ask, "default")
+        both = [(day, [("alice", 3 * CENT)]), (day + 1, [("alice", CENT // 10)])]
+        assert await reports.days("session", day, day + 1) == both
+        calls.ledger.now_ms -= 3_600_000 * 20
+        await calls.spend(CENT)
+        assert (await reports.days("session", day + 1, day + 1))[0][1] == [("alice", CENT * 11 // 10)], (
+            "a clock went back"
+        )
+        await calls.ledger.reset(Scope("default", "session", "alice"))
+        await calls.ledger.delete(Scope("default", "session", "alice"))
+        assert (await reports.days("session", day + 1, day + 1))[0][1] == [("alice", CENT * 11 // 10)]
+
+    async def test_a_day_tells_only_so_many_agents_apart(self, calls: Calls, cli: "redis.Redis") -> None:
+        day = keys.usage_by_agent("default", START_MS // 86_400_000)
+        cli.hset(day, mapping={f"agent-{number}": 1 for number in range(999)})
         await calls.spend(5)
-        await calls.spend(2000, BOB)
-        assert (cli.zcard(day), cli.zscore(day, "alice"), cli.zscore(day, "bob")) == (10_000, None, 2000)
-        await calls.spend(7)
-        await calls.spend(2000, BOB)
-        assert (cli.zcard(day), cli.zscore(day, "alice"), cli.zscore(day, "bob")) == (10_000, None, 4000)
-        assert cli.zscore(day, "s0") == 1000
-        await calls.spend(1001)
-        assert (cli.zscore(day, "alice"), cli.zscore(day, "s0")) == (1001, None)
+        await calls.spend(7, Session("carol", agent="writer"))
+        assert (cli.hlen(day), cli.hget(day, "crawler"), cli.hget(day, "writer")) == (1000, "5", None)
 
     async def test_a_session_tells_only_so_many_models_apart(self, calls: Calls, cli: "redis.Redis") -> None:
         for number in range(70):
@@ -187,10 +241,11 @@ class TestRollUps:
         hold_id = await calls.hold(100)
         calls.ledger.now_ms += 60_001
         assert await calls.ledger.sweep("default") == 1
-        days = [of("default", START_MS // 86_400_000) for of in (keys.usage_by_session, keys.usage_by_agent)]
-        assert [cli.zrange(day, 0, -1, withscores=True) for day in days] == [[("alice", 101)], [("crawler", 101)]]
-        await calls.settle(hold_id, 30)
-        assert [cli.zrange(day, 0, -1, withscores=True) for day in days] == [[("alice", 31)], [("crawler", 31)]]
+        reports, day = RedisReports(lambda _: calls.ledger.ask, "default"), START_MS // 86_400_000
+        for nano in (101, 31):
+            assert await reports.days("session", day, day) == [(day, [("alice", nano)])]
+            assert await reports.days("agent", day, day) == [(day, [("crawler", nano)])]
+            await calls.settle(hold_id, 30)
         assert fields(cli, "alice")["gpt-4o:total_nano"] == "31"
 
 

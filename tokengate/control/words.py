@@ -86,7 +86,7 @@ class Sort(StrEnum):
     ACTIVITY = "activity"
     """When it was last active."""
     SPENT = "spent"
-    """What it has spent in its period. To within 1% (or a cent); those that have spent nothing come last."""
+    """What it has spent in its period: exact within a page, to 5% or a cent across pages. Nothing spent comes last."""
     SHARE = "share"
     """How much of its budget it has spent, in whole percent; those that have spent nothing come last."""
     NAME = "name"

@@ -25,7 +25,7 @@ EVENTS_LOOKED_AT_MAX: Final = 5000
 HOLDS_LOOKED_AT_MAX: Final = 5000
 """How many calls under way are looked at for those of one session, or for what they hold, at the most."""
 
-TOP_MAX: Final = 1000
+TOP_MAX: Final = 200
 """How many names of a day are told apart in a report, at the most."""
 
 TENANTS_MAX: Final = 100

@@ -13,9 +13,9 @@ local known, line, journal = table.remove(ARGV), table.remove(ARGV), table.remov
 
 if tonumber(redis.call('HGET', journals, journal) or '0') >= tonumber(line) then return { 0, 1 } end
 -- What is not a hash is found out before anything is written.
-for index = 6, #KEYS - 1 do redis.call('HGET', KEYS[index], 'epoch') end
+for index = 5, #KEYS - 1 do redis.call('HGET', KEYS[index], 'epoch') end
 local reply = { 0, 2 }
 if known == '0' or redis.call('HGET', KEYS[#KEYS], 'state') then reply = settle() end
-if reply[1] > 0 then named(KEYS[6], clock(ARGV[2])) end
+if reply[1] > 0 then named(KEYS[5], clock(ARGV[2])) end
 redis.call('HSET', journals, journal, line)
 return reply

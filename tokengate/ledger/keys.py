@@ -57,7 +57,7 @@ def index(tenant: str, kind: str, order: str = "", period_start_ms: int = 0) -> 
     """Sorted set: the names of a kind (`session`, `agent`) by last activity (ms), or in another order.
 
     `names` (all alike, so in the order of their bytes), `frozen` (by when the freeze ends, ms or inf), `spent` (cents,
-    to three digits), `share` (spent of the budget, whole percent); the last two anew in each period, if there is one.
+    followed in steps of 5%), `share` (spent of the budget, whole percent); those two anew in each period, if any.
     """
     suffix = f":{order}" if order else ""
     period = f":{period_start_ms}" if period_start_ms else ""
@@ -80,7 +80,7 @@ def usage_by_session(tenant: str, day: int) -> str:
 
 
 def usage_by_agent(tenant: str, day: int) -> str:
-    """The same by agent."""
+    """Hash: the same by agent."""
     return f"{PREFIX}:{{{tenant}}}:usage:agents:{day}"
 
 

@@ -46,6 +46,12 @@ from tokengate.money import format_usd
 ASKED_MAX: Final = 500
 """How many commands that only read are sent together: what is on its way must not keep a reservation waiting."""
 
+LISTING: Final = ("lists",)
+"""The words of a script that moves a scope in the lists by spending."""
+
+CHARGING: Final = ("lists", "post")
+"""The words of a script that charges."""
+
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
@@ -61,14 +67,19 @@ _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
 
 
 class Script:
-    """One Lua file, with the shared words before it, and another file as a function of its name where it needs one."""
+    """One Lua file, with the shared words before it, and another file as a function of its name where it needs one.
 
-    def __init__(self, name: str, function: str = "", *, thresholds: Sequence[int] = ()) -> None:
+    `words` are further files of shared words: what a script does not need it does not make, with every call.
+    """
+
+    def __init__(
+        self, name: str, function: str = "", *, words: Sequence[str] = (), thresholds: Sequence[int] = ()
+    ) -> None:
         folder = Path(__file__).parent
         self.name = name
         # A constant of the text, not an argument: no call pays for it.
         self.text = b"local THRESHOLDS = {%b}\n" % ",".join(map(str, thresholds)).encode()
-        self.text += (folder / "scope.lua").read_bytes()
+        self.text += b"".join((folder / f"{each}.lua").read_bytes() for each in ("scope", *words))
         if function:
             self.text += b"local function %b()\n%bend\n" % (
                 function.encode(),
@@ -115,10 +126,11 @@ class RedisLedger:
         self._sessions_max = sessions_max
         self._retry_s = retry_ms / 1000
         script = partial(Script, thresholds=thresholds)
-        self._reserve, self._settle, self._renew = script("reserve"), script("settle"), script("renew")
-        self._sweep, self._journal = script("sweep"), script("journal", "settle")
-        self._budget, self._freeze = script("budget"), script("freeze")
-        self._reset, self._delete = script("reset"), script("delete")
+        self._reserve, self._renew = script("reserve"), script("renew")
+        self._settle, self._sweep = script("settle", words=CHARGING), script("sweep", words=CHARGING)
+        self._journal = script("journal", "settle", words=CHARGING)
+        self._freeze, self._budget = script("freeze"), script("budget", words=LISTING)
+        self._reset, self._delete = script("reset", words=LISTING), script("delete", words=LISTING)
         self._tally = script("tally")
         self._digests_allowed = True
         self._skew_ms = 0
@@ -199,7 +211,7 @@ class RedisLedger:
         names += [keys.hold_prefix(tenant) + settlement.hold_id, keys.journals(tenant)]
         given: list[Part] = [f"{settlement.cost_nano} {usage.input_tokens} {usage.output_tokens}", self.now_ms]
         given += ["1" if settlement.assumed else "0", settlement.ending, settlement.model, RECORD_TTL_MS]
-        given += [settlement.session.id, settlement.session.agent, journal, line, "1" if known else "0"]
+        given += [settlement.session.agent, journal, line, "1" if known else "0"]
         reply = await self._run(self._journal, parts(len(names), *names, *given))
         return Replayed(reply[1])
 
@@ -393,15 +405,14 @@ def _settle_path(
 ) -> _Path:
     tenant = limits[0].scope.tenant
     names = [*_settled(tenant, hour), *(keys.scope(limit.scope) for limit in limits)]
-    given = (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, session.id, session.agent)
+    given = (now_ms, "1" if assumed else "0", ending, model, RECORD_TTL_MS, session.agent)
     return _path(tenant, names, given)
 
 
 def _settled(tenant: str, hour: int) -> list[str]:
     """What is written beside the scopes whenever something is charged."""
-    day = hour // 24
-    by_day = (keys.usage_by_session(tenant, day), keys.usage_by_agent(tenant, day))
-    return [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour), *by_day]
+    by_agent = keys.usage_by_agent(tenant, hour // 24)
+    return [keys.leases(tenant), keys.events(tenant), keys.usage(tenant, hour), by_agent]
 
 
 class _Told:

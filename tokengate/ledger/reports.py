@@ -26,6 +26,7 @@ from tokengate.ledger.state import fields_of
 from tokengate.money import AmountError, parse_usd
 
 _EVENTS_CHUNK = 500
+_DAY = ("day", "day_from_nano", "total_nano")
 _HOLD = ("grant", "session", "model", "at_ms", "owner")
 
 
@@ -61,14 +62,38 @@ class RedisReports:
         ]
 
     async def days(self, kind: str, first: int, last: int, name: str = "") -> list[tuple[int, list[tuple[str, int]]]]:
-        key_of = keys.usage_by_session if kind == "session" else keys.usage_by_agent
         days = range(first, last + 1)
-        if name:
-            replies = await self._ask([command("ZSCORE", key_of(self._tenant, day), name) for day in days])
-            return [(day, [(name, int(reply))]) for day, reply in zip(days, replies, strict=True) if reply is not None]
-        commands = [command("ZREVRANGE", key_of(self._tenant, day), 0, TOP_MAX - 1, "WITHSCORES") for day in days]
-        replies = await self._ask(commands)
-        return [(day, _scores(reply)) for day, reply in zip(days, replies, strict=True) if reply]
+        if kind == "agent":
+            replies = await self._ask([command("HGETALL", keys.usage_by_agent(self._tenant, day)) for day in days])
+            found = [{each: nano for each, nano in _scores(reply) if name in ("", each)} for reply in replies]
+        elif name:
+            scores = await self._ask(
+                [command("ZSCORE", keys.usage_by_session(self._tenant, day), name) for day in days]
+            )
+            found = [{} if score is None else {name: int(score)} for score in scores]
+            await self._make_exact(dict(zip(days, found, strict=True)), [name])
+        else:
+            commands = [
+                command("ZREVRANGE", keys.usage_by_session(self._tenant, day), 0, TOP_MAX - 1, "WITHSCORES")
+                for day in days
+            ]
+            found = [dict(_scores(reply)) for reply in await self._ask(commands)]
+            told = dict.fromkeys(each for by_name in found for each in by_name)
+            await self._make_exact(dict(zip(days, found, strict=True)), list(told))
+        return [
+            (day, sorted(names.items(), key=lambda each: (-each[1], each[0])))
+            for day, names in zip(days, found, strict=True)
+            if names
+        ]
+
+    async def _make_exact(self, found: dict[int, dict[str, int]], names: list[str]) -> None:
+        """On its last day a session itself knows best what it has spent: the day's list hears of it in steps."""
+        prefix = keys.scope_prefix(self._tenant, "session")
+        replies = await self._ask([command("HMGET", prefix + name, *_DAY) for name in names])
+        for name, reply in zip(names, replies, strict=True):
+            day, start, total = (_integer((value or b"").decode(errors="replace")) for value in reply)
+            if day in found and start is not None and total is not None:
+                found[day][name] = total - start
 
     async def events(self, after: str, limit: int, scope: Scope | None) -> tuple[list[Happening], str]:
         key = keys.events(self._tenant)

@@ -31,6 +31,7 @@ local function load(index)
   end
   local text, default = was[1], ARGV[8 + 2 * index]
   if not text or (text == was[2] and text ~= default) then
+    if text then scope.put('listed_until_nano', 0) end
     text = default
     scope.put('budget', default)
     scope.put('budget_default', default)
@@ -54,7 +55,7 @@ local function load(index)
         scope.put('previous_held', usd(scope.held))
         scope.put('spent', usd(0))
         scope.put('held', usd(0))
-        scope.put('listed', '')
+        scope.put('listed_until_nano', 0)
         scope.spent, scope.held, scope.epoch = 0, 0, scope.epoch + 1
         watch(key, events_of(KEYS[1]), now, scope.epoch, text, 0)
       end

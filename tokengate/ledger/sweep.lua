@@ -1,6 +1,6 @@
 -- Charges the holds whose lease ran out: in full and flagged, since nobody can say any more what they cost.
 --
--- KEYS  1 leases  2 events  3 usage (roll-up of the hour)  4 5 the roll-ups of the day by session and by agent
+-- KEYS  1 leases  2 events  3 usage (roll-up of the hour)  4 the roll-up of the day by agent
 -- ARGV  1 now_ms ('0': the server's clock)  2 the prefix of hold keys  3 batch  4 record_ttl_ms
 -- Reply how many were charged
 --
@@ -13,19 +13,17 @@ for _, id in ipairs(due) do
   local was = redis.call('HMGET', hold, 'state', 'grant', 'path', 'session', 'model')
   if was[1] == 'held' then
     local grant = nano(was[2])
-    local session, deleted = nil, false
+    local session
     each_scope(was[3], function(key, epoch)
+      local call = not session and { model = was[5], agent = '', count = 0 }
       session = session or key
-      deleted = post(KEYS[2], now, key, epoch, grant, grant, grant, 0) and key == session or deleted
+      post(KEYS[2], now, key, epoch, grant, grant, grant, 0, call)
     end)
     redis.call('HSET', hold, 'state', 'expired', 'charged', usd(grant))
     redis.call('PEXPIRE', hold, ARGV[4])
     redis.pcall('HINCRBY', KEYS[3], was[5] .. ':cost_nano', integer(grant))
     redis.call('EXPIRE', KEYS[3], USAGE_TTL_S)
-    local agent = redis.call('HGET', session, 'agent')
-    if not deleted then note_model(session, was[5], grant) end
-    note_day(KEYS[4], was[4], grant, SESSIONS_TTL_S)
-    if agent then note_day(KEYS[5], agent, grant, USAGE_TTL_S) end
+    note_agent(KEYS[4], redis.call('HGET', session, 'agent') or '', integer(grant))
     event(KEYS[2], now, 'expired', 'hold', id, 'session', was[4], 'usd', usd(grant))
   end
   redis.call('ZREM', KEYS[1], id)
