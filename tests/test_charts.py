@@ -554,6 +554,10 @@ class TestTheLibrary:
         assert given[0] == "gate_uid=10001"
         assert given[1:3] == ["allowed_v4={127.0.0.0/8, 192.0.2.0/24}", "allowed_v6={::1, 2001:db8::1}"]
 
+    def test_it_closes_pods_as_the_injector_does(self, library: helm_python.Chart) -> None:
+        policy = parse(b"egress: {mode: drop, allow: [192.0.2.0/24, '2001:db8::1']}")
+        assert self.rendered(library, {})["egress"] == [sidecar.egress(policy)]
+
     @pytest.mark.parametrize("policy", [{"providers": ["openia"]}, {"port": 15890}])
     def test_a_policy_that_cannot_be_is_refused(self, library: helm_python.Chart, policy: dict[str, Any]) -> None:
         with pytest.raises(helm_python.HelmRenderError, match="policy"):

@@ -5,17 +5,21 @@ The list is derived from the scripts and the commands in the code, and proven on
 
 import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 from typer.testing import CliRunner
 
-from tests.support.charts import CHARTS
+from tests.support.charts import CHARTS, Chart, of_kind, one, templates
+from tests.support.gate import until
 from tests.support.redis_server import Server
 from tests.support.scene import scene
 from tests.support.servers import free_port
@@ -111,6 +115,44 @@ def test_they_are_documented_as_they_are_shipped() -> None:
     page = (ROOT / "docs" / "how-to" / "redis-users.md").read_text()
     for name, rights in RIGHTS.items():
         assert f"ACL SETUSER tokengate-{name} on >PASSWORD {rights}\n" in page
+
+
+async def test_the_trial_redis_starts_as_the_chart_says_and_knows_its_users(tmp_path: Path) -> None:
+    chart = Chart()
+    rendered = chart.case("trial")
+    chart.close()
+    (tmp_path / "users.acl").write_text(one(rendered, "Secret", "-redis-trial")["stringData"]["users.acl"])
+    (container,) = templates(one(rendered, "StatefulSet"))[0]["spec"]["containers"]
+    options = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
+    port = free_port()
+    # Where they are is the container's own.
+    options |= {
+        "--port": str(port),
+        "--bind": "127.0.0.1",
+        "--dir": str(tmp_path),
+        "--aclfile": f"{tmp_path}/users.acl",
+    }
+    command = [shutil.which("redis-server") or "valkey-server", *(word for pair in options.items() for word in pair)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            await until(lambda: listens(port))
+            for secret in of_kind(rendered, "Secret", "tokengate-redis-admin") + of_kind(
+                rendered, "Secret", "tokengate-redis"
+            ):
+                place = urlsplit(secret["stringData"]["REDIS_URL"])
+                with redis.Redis(port=port, username=place.username, password=place.password) as user:
+                    assert user.ping()
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        user.flushall()
+            with redis.Redis(port=port) as nobody, pytest.raises(redis.exceptions.AuthenticationError):
+                nobody.ping()
+        finally:
+            process.terminate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class TestTheSidecarsUser:
