@@ -1,9 +1,12 @@
 """Lines of transcripts and of the log are read as what they are, and what cannot be read is said in words."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.inmemory import prices
 from tests.telemetry.test_log import ALLOWED, REFUSED, written
@@ -15,6 +18,13 @@ from tokengate.transcript import DURATION_MS_MAX, Entry, TranscriptError
 READER, _ = offline(Settings(default_session="fallback", tenant="acme", agent="crawler"), prices(None))
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 CALL: dict[str, Any] = {"timestamp": "2026-03-02T09:00:00.250Z", "body": CHAT}
+MEMBERS = ("session_id", "agent", "tenant", "duration_ms", "status", "url", "headers", "usage", "response", "event",
+           "decision", "endpoint", "model", "stream", "input_tokens", "actual_cost")  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 AT_MS = 1_772_442_000_250
 
 
@@ -154,6 +164,17 @@ class TestCalls:
         for text in (b'{"body":' + b"[" * 100_000, b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
             with pytest.raises(TranscriptError):
                 READER.read(text)
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*CALL, *MEMBERS]), JSON | st.sampled_from([*CALL.values(), CHAT, "", -1, 1e300])
+        ),
+        st.booleans(),
+    )
+    def test_no_line_is_too_strange(self, members: dict[str, Any], spoilt: bool) -> None:
+        line = json.dumps(CALL | members).encode()
+        with contextlib.suppress(TranscriptError):
+            READER.read(line[:-7] if spoilt else line)
 
     def test_a_blank_line_is_nothing(self) -> None:
         assert READER.read(b"  \r\n") is None

@@ -8,7 +8,9 @@ python -m tests.transcripts record    record those of real frameworks anew
 import asyncio
 import sys
 
-from tests.transcripts.collection import GENERATED, files, transcripts, write
+from tests.transcripts import evaluation
+from tests.transcripts.collection import GENERATED, PAGE, files, transcripts, write
+from tokengate.settings import Settings
 
 
 def generate() -> str:
@@ -22,12 +24,17 @@ def generate() -> str:
     return f"{len(made)} files in {GENERATED}"
 
 
+def judged() -> evaluation.Judged:
+    """The verdicts at the default settings."""
+    return asyncio.run(evaluation.judge_all(transcripts(), Settings()))
+
+
 match sys.argv[1:]:
     case []:
-        from tests.transcripts.evaluation import table
-        from tokengate.settings import Settings
-
-        said = "\n".join(asyncio.run(table(transcripts(), Settings())))
+        said = evaluation.table(judged())
+    case ["page"]:
+        PAGE.write_text(evaluation.page(judged()))
+        said = str(PAGE)
     case ["write"]:
         said = generate()
     case ["record"]:

@@ -63,24 +63,97 @@ def fault(verdict: Verdict, label: dict[str, Any]) -> str:
     return "" if verdict.refused_at <= by else f"frozen at call {verdict.refused_at}, not by call {by}"
 
 
-async def table(transcripts: Iterable[Transcript], settings: Settings) -> list[str]:
-    """The verdicts as lines: the transcript, at which of its calls it was frozen (and by which it had to be), and why."""
-    judged = [(each, await judge(read(each.path), settings)) for each in transcripts]
-    lines = [f"{'transcript':<{_NAME_WIDTH}}  {'calls':>5}  {'at':>4}  {'by':>4}  "]
-    for title, wanted in (("Runaways", "runaway"), ("Healthy", "healthy")):
-        of_kind = [(each, verdict) for each, verdict in judged if each.label["verdict"] == wanted]
-        right = sum(not fault(verdict, each.label) for each, verdict in of_kind)
-        what = f"frozen by their {REPETITIONS_MAX}th repetition" if wanted == "runaway" else "not touched"
-        lines += ["", f"{title}: {right} of {len(of_kind)} {what}"]
-        for each, verdict in of_kind:
+Judged = list[tuple[Transcript, Verdict]]
+
+
+async def judge_all(transcripts: Iterable[Transcript], settings: Settings) -> Judged:
+    """The verdicts on transcripts that are kept."""
+    return [(each, await judge(read(each.path), settings)) for each in transcripts]
+
+
+def of_kind(judged: Judged, wanted: str) -> tuple[Judged, int]:
+    """The transcripts that are labelled so, and how many verdicts on them are right."""
+    found = [(each, verdict) for each, verdict in judged if each.label["verdict"] == wanted]
+    return found, sum(not fault(verdict, each.label) for each, verdict in found)
+
+
+def table(judged: Judged) -> str:
+    """The verdicts for a terminal: at which call a transcript was frozen, by which it had to be, and why."""
+    lines = [f"{'transcript':<{_NAME_WIDTH}}  {'calls':>5}  {'at':>4}  {'by':>4}"]
+    for wanted, what in _TITLES.items():
+        found, right = of_kind(judged, wanted)
+        lines += ["", f"{wanted}: {right} of {len(found)} {what}"]
+        for each, verdict in found:
             lines += _row(each, verdict)
-    return lines
+    return "\n".join(lines)
 
 
 def _row(transcript: Transcript, verdict: Verdict) -> Iterator[str]:
-    by = transcript.label.get("frozen_by_call", "")
-    said = fault(verdict, transcript.label) or verdict.evidence
-    mark = "WRONG " if fault(verdict, transcript.label) else ""
+    by, wrong = transcript.label.get("frozen_by_call", ""), fault(verdict, transcript.label)
     head = f"{transcript.name:<{_NAME_WIDTH}}  {verdict.calls:>5}  {verdict.refused_at or '':>4}  {by:>4}  "
-    wrapped = textwrap.wrap(mark + said, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
-    yield from wrapped or [head.rstrip()]
+    said = f"WRONG {wrong}" if wrong else verdict.evidence
+    yield from textwrap.wrap(said, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head.rstrip()]
+
+
+def page(judged: Judged) -> str:
+    """The verdicts as a page of the documentation."""
+    runaways, stopped = of_kind(judged, "runaway")
+    healthy, untouched = of_kind(judged, "healthy")
+    return _PAGE.format(
+        stopped=stopped,
+        runaways=len(runaways),
+        untouched=untouched,
+        healthy=len(healthy),
+        runaway_rows="\n".join(
+            f"| `{each.name}` | {each.label['about']} | {each.label['repetition']} | {each.label['frozen_by_call']} |"
+            f" {verdict.refused_at or 'never'} | {_cell(verdict.evidence)} |"
+            for each, verdict in runaways
+        ),
+        healthy_rows="\n".join(
+            f"| `{each.name}` | {each.label['about']} | {verdict.calls} |" for each, verdict in healthy
+        ),
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+_TITLES: Final = {
+    "runaway": f"frozen by the beginning of their {REPETITIONS_MAX}th repetition",
+    "healthy": "not touched",
+}
+_PAGE: Final = """\
+# What the rules make of transcripts
+
+Runaway agents are told from heavy use by rules, and rules can be wrong in two ways. So they are held to transcripts of both: of
+agents that ran away, which must be frozen by the call that begins their 8th repetition, and of heavy use, which must not be touched.
+They are in `tests/transcripts`; most are generated, with the pauses and the parallel calls that such agents have, and the tests
+generate others with other random numbers; those of LangGraph and of the OpenAI Agents SDK were recorded at a gate. Each is replayed
+by the production gate with the settings that it has by default. `python -m tests.transcripts` prints the verdicts anew, and
+[`tokengate replay`](../how-to/tune-runaway-detection.md) those on your own.
+
+This page is written by `python -m tests.transcripts page`, and a test holds it to what the gate does.
+
+## Runaways: {stopped} of {runaways} frozen in time
+
+The columns: what counts as one repetition, by which call the agent has to be frozen, at which it is, and what the gate says of it.
+
+| Transcript | What the agent does | Repetition | By | At | Why |
+|---|---|---|---|---|---|
+{runaway_rows}
+
+## Heavy use: {untouched} of {healthy} not touched
+
+| Transcript | What is done | Calls |
+|---|---|---|
+{healthy_rows}
+
+## What they do not see
+
+- Two agents who say the same in other words each time.
+- A conversation that grows by something new with every call: that is what work looks like. Its [budget](../how-to/set-budgets.md)
+  ends it.
+- A loop slower than a pause of eight seconds in the mean between an answer and the next call: that is what waiting looks like.
+- Ten equal rows of a batch, one after the other: they look like a loop, and are stopped as one.
+"""
