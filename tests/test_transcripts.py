@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.transcripts.collection import GENERATED, REPETITIONS_MAX, Transcript, files, read, transcripts
-from tests.transcripts.kinds import KINDS
+from tests.transcripts.collection import GENERATED, REPETITIONS_MAX, Transcript, files, label, read, transcripts
+from tests.transcripts.evaluation import fault, judge
+from tests.transcripts.kinds import KINDS, Kind
 from tokengate.providers import Router
 from tokengate.providers.openai import ROUTES
 
@@ -51,3 +52,15 @@ def test_every_call_is_one_that_the_gate_would_take(transcript: Transcript) -> N
         assert call.get("usage", {}).get("prompt_tokens", 0) <= parsed.input_tokens_max
     frozen_by = transcript.label.get("frozen_by_call")
     assert frozen_by is None or frozen_by <= len(calls)
+
+
+@pytest.mark.parametrize("transcript", KEPT, ids=lambda each: each.name)
+def test_the_rules_are_right_about_it(transcript: Transcript) -> None:
+    assert fault(judge(read(transcript.path)), transcript.label) == ""
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda each: each.name)
+def test_the_rules_are_right_about_others_of_its_kind(kind: Kind) -> None:
+    for seed in (1, 2):
+        tape = kind.tape(seed)
+        assert fault(judge(tape.text().encode()), label(kind, tape)) == "", seed

@@ -9,8 +9,7 @@ import asyncio
 import sys
 
 from tests.transcripts import evaluation
-from tests.transcripts.collection import GENERATED, PAGE, files, transcripts, write
-from tokengate.settings import Settings
+from tests.transcripts.collection import GENERATED, files, transcripts, write
 
 
 def generate() -> str:
@@ -24,17 +23,9 @@ def generate() -> str:
     return f"{len(made)} files in {GENERATED}"
 
 
-def judged() -> evaluation.Judged:
-    """The verdicts at the default settings."""
-    return asyncio.run(evaluation.judge_all(transcripts(), Settings()))
-
-
 match sys.argv[1:]:
     case []:
-        said = evaluation.table(judged())
-    case ["page"]:
-        PAGE.write_text(evaluation.page(judged()))
-        said = str(PAGE)
+        said = evaluation.table(evaluation.judge_all(transcripts()))
     case ["write"]:
         said = generate()
     case ["record"]:

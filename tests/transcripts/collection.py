@@ -19,7 +19,6 @@ FOLDER: Final = Path(__file__).parent
 GENERATED: Final = FOLDER / "generated"
 RECORDED: Final = FOLDER / "recorded"
 LABELS: Final = "labels.json"
-PAGE: Final = FOLDER.parent.parent / "docs" / "explanation" / "runaway-transcripts.md"
 
 REPETITIONS_MAX: Final = 8
 """By the beginning of this repetition a runaway has to be frozen."""

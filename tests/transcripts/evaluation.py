@@ -1,23 +1,32 @@
-"""What the rules make of transcripts, at the settings that a gate has by default: which are frozen, when, and why.
+"""What the rules make of transcripts, at their default thresholds: which would be frozen, when, and why.
 
-The calls go through the production gate over the reference ledger, as `tokengate replay` takes them there.
+The calls go to the pure rules in the order of their times, with what is known of earlier ones at each instant. This holds
+the rules, and not the gate, to the transcripts.
 """
 
-import re
+import heapq
 import textwrap
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 from tests.support.inmemory import prices
 from tests.transcripts.collection import REPETITIONS_MAX, Transcript, read
+from tokengate.anomaly import UNDER_WAY_MS_MAX, Fate, History, Observed, Past, Rules
+from tokengate.anomaly.marks import Marker
+from tokengate.anomaly.rules import judge as judge_call
 from tokengate.cli.replay import offline
-from tokengate.domain import Reason
+from tokengate.pricing import cost
 from tokengate.settings import Settings
+from tokengate.transcript import STATUS_FAILED, Entry
 
-WIDTH: Final = 100
+WIDTH: Final = 120
 _NAME_WIDTH: Final = 32
-_FROZEN: Final = re.compile(r"The \w+ [\w-]+ is frozen(?: until \S+)?: (.*?)(?:; first request.*)?$")
+_CONVERSATIONS: Final = ("messages", "input", "prompt")
+_LONG_AGO: Final = Past(Fate.ANSWERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,49 +35,95 @@ class Verdict:
 
     calls: int
     refused_at: int | None = None
-    """The first call that was refused, from 1; None: none was."""
-    reason: Reason | None = None
-    message: str = ""
+    """The first call that would be refused, from 1; None: none would."""
+    reason: str = ""
+    """What the rules say that the agent did."""
 
     @property
     def evidence(self) -> str:
-        """What the agent did, in the gate's words."""
-        found = _FROZEN.match(self.message)
-        return found[1] if found else self.message
+        """What it did, without the ids of its requests and what it spent."""
+        return self.reason.partition("; first request")[0]
 
 
-async def judge(text: bytes, settings: Settings) -> Verdict:
-    """Take a transcript through a gate, until it refuses a call."""
-    reader, replay = offline(settings, prices(None))
-    lines = text.splitlines()
+class Session:
+    """What the rules are told of one transcript's calls as they come."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._marker = Marker()
+        self._histories: dict[str, History] = defaultdict(History)
+        self._spent: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        self._past: dict[str, Past] = {}
+        self._ends: list[tuple[int, str, str, int, bool]] = []
+
+    def call(self, number: int, entry: Entry, body: dict[str, Any], cost_nano: int) -> str:
+        """Take the next call; gives why its session would be frozen, or nothing."""
+        self._end(entry.at_ms)
+        session, name = entry.session.id, f"call-{number}"
+        conversation = next(member for member in _CONVERSATIONS if member in body)
+        mark = self._marker.mark(body, conversation, len(orjson.dumps(body)))
+        spent, ended = self._spent[session], self._ended[session]
+        observed = Observed(name, entry.at_ms, entry.request.call.model, mark, spent, ended)
+        judged = judge_call(self._histories[session], observed, self._rules, lambda of: self._known(of, entry.at_ms))
+        self._histories[session] = judged.history
+        if judged.freeze is not None:
+            return judged.freeze.reason
+        self._past[name] = Past(Fate.UNDER_WAY, entry.at_ms)
+        heapq.heappush(self._ends, (entry.ended_ms, name, session, cost_nano, entry.status >= STATUS_FAILED))
+        return ""
+
+    def _end(self, now_ms: int) -> None:
+        while self._ends and self._ends[0][0] <= now_ms:
+            ended_ms, name, session, cost_nano, failed = heapq.heappop(self._ends)
+            self._spent[session] += cost_nano
+            self._ended[session] += 1
+            fate = Fate.FAILED if failed else Fate.ANSWERED
+            self._past[name] = Past(fate, self._past[name].at_ms, ended_ms, cost_nano)
+
+    def _known(self, name: str, now_ms: int) -> Past:
+        past = self._past.get(name, _LONG_AGO)
+        hung = past.fate is Fate.UNDER_WAY and now_ms - past.at_ms > UNDER_WAY_MS_MAX
+        return Past(Fate.ANSWERED, past.at_ms) if hung else past
+
+
+def judge(text: bytes) -> Verdict:
+    """Take a transcript through the rules, until they would freeze its session."""
+    reader, _ = offline(Settings(), prices(None))
+    session, lines = Session(Rules()), text.splitlines()
     for number, line in enumerate(lines, 1):
         entry = reader.read(line)
         if entry is None:
             raise ValueError(f"line {number}: there is no call in it")
-        refusal = await replay.feed(entry)
-        if refusal is not None:
-            return Verdict(len(lines), number, refusal.reason, refusal.message)
+        price = prices(None).lookup(entry.request.call.model, entry.section).price
+        cost_nano = cost(price, entry.usage) if price is not None and entry.usage is not None else 0
+        reason = session.call(number, entry, orjson.loads(line)["body"], cost_nano)
+        if reason:
+            return Verdict(len(lines), number, reason)
     return Verdict(len(lines))
 
 
 def fault(verdict: Verdict, label: dict[str, Any]) -> str:
     """What is wrong with a verdict; empty if it is right."""
     if label["verdict"] == "healthy":
-        return "" if verdict.refused_at is None else f"touched at call {verdict.refused_at}: {verdict.message}"
+        return "" if verdict.refused_at is None else f"touched at call {verdict.refused_at}: {verdict.reason}"
     if verdict.refused_at is None:
         return "never stopped"
-    if verdict.reason is not Reason.SESSION_FROZEN:
-        return f"stopped by {verdict.reason}, not frozen"
     by = label["frozen_by_call"]
     return "" if verdict.refused_at <= by else f"frozen at call {verdict.refused_at}, not by call {by}"
 
 
+_TITLES: Final = {
+    "runaway": f"frozen by the beginning of their {REPETITIONS_MAX}th repetition",
+    "healthy": "not touched",
+}
+
 Judged = list[tuple[Transcript, Verdict]]
 
 
-async def judge_all(transcripts: Iterable[Transcript], settings: Settings) -> Judged:
+def judge_all(transcripts: Iterable[Transcript]) -> Judged:
     """The verdicts on transcripts that are kept."""
-    return [(each, await judge(read(each.path), settings)) for each in transcripts]
+    return [(each, judge(read(each.path))) for each in transcripts]
 
 
 def of_kind(judged: Judged, wanted: str) -> tuple[Judged, int]:
@@ -93,67 +148,3 @@ def _row(transcript: Transcript, verdict: Verdict) -> Iterator[str]:
     head = f"{transcript.name:<{_NAME_WIDTH}}  {verdict.calls:>5}  {verdict.refused_at or '':>4}  {by:>4}  "
     said = f"WRONG {wrong}" if wrong else verdict.evidence
     yield from textwrap.wrap(said, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head.rstrip()]
-
-
-def page(judged: Judged) -> str:
-    """The verdicts as a page of the documentation."""
-    runaways, stopped = of_kind(judged, "runaway")
-    healthy, untouched = of_kind(judged, "healthy")
-    return _PAGE.format(
-        stopped=stopped,
-        runaways=len(runaways),
-        untouched=untouched,
-        healthy=len(healthy),
-        runaway_rows="\n".join(
-            f"| `{each.name}` | {each.label['about']} | {each.label['repetition']} | {each.label['frozen_by_call']} |"
-            f" {verdict.refused_at or 'never'} | {_cell(verdict.evidence)} |"
-            for each, verdict in runaways
-        ),
-        healthy_rows="\n".join(
-            f"| `{each.name}` | {each.label['about']} | {verdict.calls} |" for each, verdict in healthy
-        ),
-    )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-_TITLES: Final = {
-    "runaway": f"frozen by the beginning of their {REPETITIONS_MAX}th repetition",
-    "healthy": "not touched",
-}
-_PAGE: Final = """\
-# What the rules make of transcripts
-
-Runaway agents are told from heavy use by rules, and rules can be wrong in two ways. So they are held to transcripts of both: of
-agents that ran away, which must be frozen by the call that begins their 8th repetition, and of heavy use, which must not be touched.
-They are in `tests/transcripts`; most are generated, with the pauses and the parallel calls that such agents have, and the tests
-generate others with other random numbers; those of LangGraph and of the OpenAI Agents SDK were recorded at a gate. Each is replayed
-by the production gate with the settings that it has by default. `python -m tests.transcripts` prints the verdicts anew, and
-[`tokengate replay`](../how-to/tune-runaway-detection.md) those on your own.
-
-This page is written by `python -m tests.transcripts page`, and a test holds it to what the gate does.
-
-## Runaways: {stopped} of {runaways} frozen in time
-
-The columns: what counts as one repetition, by which call the agent has to be frozen, at which it is, and what the gate says of it.
-
-| Transcript | What the agent does | Repetition | By | At | Why |
-|---|---|---|---|---|---|
-{runaway_rows}
-
-## Heavy use: {untouched} of {healthy} not touched
-
-| Transcript | What is done | Calls |
-|---|---|---|
-{healthy_rows}
-
-## What they do not see
-
-- Two agents who say the same in other words each time.
-- A conversation that grows by something new with every call: that is what work looks like. Its [budget](../how-to/set-budgets.md)
-  ends it.
-- A loop slower than a pause of eight seconds in the mean between an answer and the next call: that is what waiting looks like.
-- Ten equal rows of a batch, one after the other: they look like a loop, and are stopped as one.
-"""
