@@ -108,6 +108,19 @@ asyncio.run(run())
             running.signal(15)
             assert await running.ended() == 0
 
+    async def test_a_console_is_where_host_and_port_say(self, store: Server) -> None:
+        apart = {"admin_port": free_port(), "admin_host": "127.0.0.2"}
+        async with served("console", store, admin_token=ADMIN, **apart) as (running, http):
+            assert (await http.get(STATS, headers=BEARER)).status_code == 200
+            assert running.said("serving")[0]["dashboard"] == f"{running.url}/dashboard"
+
+    def test_an_address_without_a_port_of_its_own_is_a_fault(self, store: Server) -> None:
+        environ = {"REDIS_URL": store.url, "PORT": str(free_port()), "ADMIN_HOST": "127.0.0.1"}
+        command = [sys.executable, "-m", "tokengate", "serve"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environ)
+        assert done.returncode == 2
+        assert "ADMIN_HOST=127.0.0.1: allowed is only together with ADMIN_PORT" in done.stderr
+
     def test_the_paths_are_told_apart_by_the_same_names(self) -> None:
         assert ADMIN_PATHS == PATHS
 
@@ -117,7 +130,7 @@ asyncio.run(run())
             ({}, LOOPBACK_NAMES),
             ({"HOST": "127.0.0.2"}, LOOPBACK_NAMES | {"127.0.0.2"}),
             ({"HOST": "0.0.0.0"}, None),
-            ({"HOST": "0.0.0.0", "ADMIN_HOST": "localhost"}, LOOPBACK_NAMES),
+            ({"HOST": "0.0.0.0", "ADMIN_HOST": "localhost", "ADMIN_PORT": "9000"}, LOOPBACK_NAMES),
             ({"ADMIN_ALLOWED_HOSTS": "gate.example"}, LOOPBACK_NAMES | {"gate.example"}),
             ({"HOST": "10.0.0.7", "ADMIN_ALLOWED_HOSTS": "gate.example,10.0.0.7"}, {"gate.example", "10.0.0.7"}),
             ({"ADMIN_ALLOWED_HOSTS": "*"}, None),

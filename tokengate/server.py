@@ -171,7 +171,7 @@ def _whereabouts(settings: Settings, role: str) -> dict[str, str]:
 
 def _dashboard(settings: Settings) -> str:
     """The address of the dashboard, for a browser on this machine if it listens on every address."""
-    host = settings.admin_host if settings.admin_host and settings.admin_port else settings.host
+    host = settings.admin_host or settings.host
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{settings.admin_port or settings.port}/dashboard"
 
@@ -296,21 +296,22 @@ def main(arguments: list[str]) -> int:
     try:
         loaded = load({**os.environ, **given})
     except SettingsError as error:
-        _say("\n  ".join(["The settings cannot be used:", *error.faults]))
-        return 2
+        return _refuse(error)
     guide: bool = options.simulate_without_key
     simulate = guide and loaded.sources["openai_api_key"] == loaded.sources["openai_base_url"] == "default"
     configure_logging(logging.getLevelNamesMapping()[loaded.settings.log_level])
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        sockets = _open_sockets(loaded.settings, options.role)
+        # Before there are workers: all of them have the same token.
+        own = _of_role(loaded.settings, options.role)
+        sockets = _open_sockets(own, options.role)
+    except SettingsError as error:
+        return _refuse(error)
     except OSError as error:
         _say(f"tokengate serve: {error.strerror or error}")
         return 1
 
-    # Before there are workers: all of them have the same one.
-    own = _with_token(loaded.settings)
     invites = options.role != "sidecar" and loaded.settings.admin_token is None
 
     def work(place: Place) -> int:
@@ -333,27 +334,40 @@ def main(arguments: list[str]) -> int:
 
 def _open_sockets(settings: Settings, role: str) -> Sockets:
     make = listen if settings.workers == 1 else reserve
-    admin_host = settings.admin_host or settings.host
-    if role == "console":
-        apart = settings.admin_port is not None
-        calls = make(admin_host if apart else settings.host, settings.admin_port or settings.port)
-    else:
-        calls = make(settings.host, settings.port)
+    calls = make(settings.host, settings.port)
     status = None if settings.status_port is None else listen_everywhere(settings.status_port)
-    admin = None if role != "all" or settings.admin_port is None else listen(admin_host, settings.admin_port)
-    return Sockets(calls, status, admin)
+    apart = role == "all" and settings.admin_port is not None
+    return Sockets(
+        calls, status, listen(settings.admin_host or settings.host, settings.admin_port or 0) if apart else None
+    )
 
 
-def _with_token(settings: Settings) -> Settings:
-    """With a token that nobody knows yet, if none is set."""
-    if settings.admin_token is not None:
-        return settings
-    return settings.model_copy(update={"admin_token": SecretStr(secrets.token_urlsafe(TOKEN_BYTES))})
+def _of_role(settings: Settings, role: str) -> Settings:
+    """The settings that the role goes by, with a token that nobody knows yet if none is set.
+
+    Raises:
+        SettingsError: administrators would be served elsewhere than whoever set this thinks.
+    """
+    changes: dict[str, object] = {}
+    if settings.admin_token is None:
+        changes["admin_token"] = SecretStr(secrets.token_urlsafe(TOKEN_BYTES))
+    if role == "console":
+        # It is apart already: what else there is to it, HOST and PORT say.
+        changes |= {"admin_host": "", "admin_port": None}
+    elif role == "all" and settings.admin_host and settings.admin_port is None:
+        raise SettingsError([f"ADMIN_HOST={settings.admin_host}: allowed is only together with ADMIN_PORT"])
+    return settings.model_copy(update=changes)
 
 
 def _share(settings: Settings) -> Settings:
     """A worker's part of what the whole gate may spend without its store."""
     return settings.model_copy(update={"store_allowance": settings.store_allowance // settings.workers})
+
+
+def _refuse(error: SettingsError) -> int:
+    """Say what is wrong with the settings; gives the exit code."""
+    _say("\n  ".join(["The settings cannot be used:", *error.faults]))
+    return 2
 
 
 def _say(text: str) -> None:

@@ -38,7 +38,5 @@ def create_console(
         clock_s: seconds since the epoch.
     """
     brake = Brake()
-    routes = Routes(control, access, brake, tenant=tenant, clock_s=clock_s)
-    return Guard(
-        api=create_api(routes), page=Dashboard(), access=access, brake=brake, hosts=hosts, clock_s=clock_s
-    )  # fmt: skip
+    api = create_api(Routes(control, access, brake, tenant=tenant, clock_s=clock_s))
+    return Guard(api=api, page=Dashboard(), access=access, brake=brake, hosts=hosts, clock_s=clock_s)

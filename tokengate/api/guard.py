@@ -160,6 +160,7 @@ class Guard:
         principal = self._access.by_token(token.strip()) if scheme.lower() == "bearer" else None
         if principal is None:
             self._brake.count(address, self._clock_s())
+            log.warning("a wrong token was shown", address=address)
             raise _unauthorized("This is not the ADMIN_TOKEN, nor the ADMIN_READ_TOKEN.")
         return principal
 

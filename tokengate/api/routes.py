@@ -71,7 +71,7 @@ class Routes:
         principal = self._access.by_token((await _body(request, Login)).token)
         if principal is None:
             self._brake.count(caller.address, self._clock_s())
-            log.warning("a wrong token was shown at the login", address=caller.address)
+            log.warning("a wrong token was shown", address=caller.address)
             return _fault("unauthorized", "This is not the token.")
         log.info("logged in", who=principal.name, address=caller.address)
         response = _answer(self._standing(principal))
@@ -94,7 +94,7 @@ class Routes:
         """Say who asks, what they may do, and whom they have asked."""
         principal = _caller(request).principal
         if principal is None:
-            raise PermissionError
+            return _fault("unauthorized", "Nobody is logged in.")
         return _answer(self._standing(principal))
 
     def _standing(self, principal: Principal) -> Standing:
@@ -138,11 +138,8 @@ class Routes:
         """Refuse every call of an account from now on: for a time, or until it is lifted."""
         change = await _body(request, FreezeChange)
         by = _by(request, change.by)
-        return _answer(
-            await self._control.freeze(
-                kind, name, reason=change.reason, for_ms=change.for_ms, by=by, new=change.new
-            )
-        )  # fmt: skip
+        reason, for_ms, new = change.reason, change.for_ms, change.new
+        return _answer(await self._control.freeze(kind, name, reason=reason, for_ms=for_ms, by=by, new=new))
 
     async def unfreeze(self, request: Request, kind: Kind, name: str) -> Response:
         """Lift a freeze. An account that is not frozen is left as it is."""
