@@ -13,7 +13,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import capacity, idle, injection, lists, overspend, peers, races, roundtrips, streams, telemetry, throughput
+from bench import (
+    capacity,
+    fingerprint,
+    idle,
+    injection,
+    lists,
+    overspend,
+    peers,
+    races,
+    roundtrips,
+    streams,
+    telemetry,
+    throughput,
+)
 from bench.figures import Figure, as_json, as_markdown, show
 from bench.processes import BenchError, stay_off_the_gates_core
 from tokengate import __version__
@@ -23,6 +36,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "injection": injection.run,
     "roundtrips": roundtrips.run,
     "capacity": capacity.run,
+    "fingerprint": fingerprint.run,
     "lists": lists.run,
     "exact": races.run,
     "overspend": overspend.run,

@@ -122,13 +122,34 @@ def test_a_log_without_end_is_not_looked_at_without_end() -> None:
 
 
 def test_what_is_remembered_has_a_bound_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "CACHE_BYTES_MAX", 4000)
+    monkeypatch.setattr(canonical, "CACHE_BYTES_MAX", 3700)
     digests = Digests()
     texts = [f"{number} " + "word " * 50 for number in range(50)]
     for text in [*texts, *texts]:
+        digests.begin()
         assert digests.text(text, By.PERSON) == digest(text.encode(), False, By.PERSON)
         assert sum(len(known) for known in digests._known) <= 4
     assert digests.text(texts[-1], By.PERSON) == Digests().text(texts[-1], By.PROGRAM)
+
+
+def test_what_a_request_has_long_had_is_not_looked_at_closely_if_it_is_very_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(canonical, "LOOKED_AT_BYTES_MAX", 4000)
+    padding = "The tool has found the following, which is all that there is. " * 20
+
+    def talk(deep: str, late: str, clock: str = "09:00:00") -> dict[str, Any]:
+        results = [f"at {deep} {padding}", *(f"{padding}{number}" for number in range(8)), f"at {late} {padding}"]
+        exchanges = [message for number, text in enumerate(results) for message in used("f", {"n": number}, text)]
+        return chat(system(f"It is {clock}."), user("q"), *exchanges)
+
+    first, later = mark(talk("09:00:00", "09:00:00")), mark(talk("09:00:00", "10:00:00", "11:00:00"))
+    assert first.call == later.call
+    assert mark(talk("10:00:00", "09:00:00")).call != first.call
+    # A gate that has seen the rest looks at what is new, wherever it stands.
+    marker = Marker()
+    calls = [marker.mark(talk(deep, "09:00:00"), "messages", 1).call for deep in ("09:00:00", "10:00:00", "11:00:00")]
+    assert calls[1] == calls[2]
 
 
 # --- calls ---

@@ -21,7 +21,11 @@ import orjson
 EXACT_BYTES_MAX: Final = 16 * 1024
 """A longer text is looked at closely only at its two ends; between them every byte counts."""
 
-CACHED_MIN: Final = 128
+LOOKED_AT_BYTES_MAX: Final = 8 * 1024
+"""How much of a request's new texts is looked at closely, from its end back: what one exchange adds is. Of what this
+gate has not seen and the request has long had, every byte counts. Where a text is seen again, it counts as it did."""
+
+CACHED_MIN: Final = 32
 CACHED_MAX: Final = 64 * 1024
 """The lengths of texts that are worth remembering."""
 
@@ -29,7 +33,8 @@ CACHE_BYTES_MAX: Final = 4 * 1024 * 1024
 """How much is remembered: a conversation repeats with each call what was said before."""
 
 CHARACTER_BYTES_MAX: Final = 4
-"""What a character takes at the most."""
+CACHED_BYTES_EACH: Final = 192
+"""What a character takes at the most, and what remembering a text takes beside it."""
 
 REPLACED_MAX: Final = 64
 LABELLED_MAX: Final = 16
@@ -115,25 +120,51 @@ class Digests:
     def __init__(self) -> None:
         self._known: tuple[dict[str | bytes, bytes], ...] = tuple({} for _ in By)
         self._size = 0
+        self._closely = LOOKED_AT_BYTES_MAX
+        """How much of this request may still be looked at closely."""
 
-    def text(self, text: str, by: By) -> bytes:
-        """The digest of a text; one that is JSON is read as such, for the order of members says nothing."""
+    def begin(self) -> None:
+        """Another request."""
+        self._closely = LOOKED_AT_BYTES_MAX
+
+    def text(self, text: str, by: By, *, always: bool = False) -> bytes:
+        """The digest of a text; one that is JSON is read as such, for the order of members says nothing.
+
+        `always`: it is looked at closely, however much has been.
+        """
         size = len(text)
-        if size < CACHED_MIN or size > CACHED_MAX:
+        if size < CACHED_MIN:
             return digest(*_written(text), by)
-        return self._known[by].get(text) or self._remember(text, digest(*_written(text), by), by)
+        known = self._known[by].get(text) if size <= CACHED_MAX else None
+        if known is not None:
+            return known
+        if always or self._closely > 0:
+            self._closely -= min(size, EXACT_BYTES_MAX) * (not always)
+            found = digest(*_written(text), by)
+        else:
+            found = of_digests(text.encode())
+        return self._remember(text, found, by) if size <= CACHED_MAX else found
 
-    def value(self, value: Any, by: By) -> bytes:  # noqa: ANN401 - whatever JSON holds
+    def value(self, value: Any, by: By, *, always: bool = False) -> bytes:  # noqa: ANN401 - whatever JSON holds
         """The digest of a value from JSON."""
         if type(value) is str:
-            return self.text(value, by)
+            return self.text(value, by, always=always)
         packed = _packed(value)
-        if len(packed) < CACHED_MIN or len(packed) > CACHED_MAX:
+        size = len(packed)
+        if size < CACHED_MIN:
             return digest(packed, True, by)
-        return self._known[by].get(packed) or self._remember(packed, digest(packed, True, by), by)
+        known = self._known[by].get(packed) if size <= CACHED_MAX else None
+        if known is not None:
+            return known
+        if always or self._closely > 0 or by is By.MODEL:
+            self._closely -= min(size, EXACT_BYTES_MAX) * (not always and by is not By.MODEL)
+            found = digest(packed, True, by)
+        else:
+            found = of_digests(packed)
+        return self._remember(packed, found, by) if size <= CACHED_MAX else found
 
     def _remember(self, text: str | bytes, found: bytes, by: By) -> bytes:
-        self._size += len(text) * (1 if type(text) is bytes else CHARACTER_BYTES_MAX)
+        self._size += CACHED_BYTES_EACH + len(text) * (1 if type(text) is bytes else CHARACTER_BYTES_MAX)
         if self._size > CACHE_BYTES_MAX:
             # Whatever is still being said comes back with the next call.
             for known in self._known:

@@ -84,7 +84,8 @@ def turn(message: Any, digests: Digests) -> Turn:  # noqa: ANN401 - whatever JSO
     role, content = message.get("role"), message.get("content")
     by = _BY.get(role, By.PERSON) if type(role) is str else By.PERSON
     if type(content) is str and len(message) == 2 and type(role) is str:
-        found = digests.text(content, by) + role[:1].encode()
+        # Programs write system prompts, with clocks in them, and they come first.
+        found = digests.text(content, by, always=by is By.PROGRAM) + role[:1].encode()
         return Turn(Kind.ANSWER if by is By.MODEL else Kind.SAID, found, found)
     if role in _RESULT_ROLES:
         act = digests.value(content, By.PROGRAM)

@@ -48,10 +48,15 @@ class Marker:
         said = document.get(conversation)
         messages = said if type(said) is list else [said]
         digests = self._digests
-        turns = [turn(message, digests) for message in messages]
+        digests.begin()
+        # From the end back: what has been added is what is looked at closely.
+        turns = [turn(message, digests) for message in reversed(messages)]
+        turns.reverse()
         beside = {name: value for name, value in document.items() if name not in NOT_ASKED and name != conversation}
         asked = [each.digest for each in turns]
-        asked.extend(digests.value(beside.pop(name), By.PROGRAM) for name in sorted(INSTRUCTIONS & beside.keys()))
+        asked.extend(
+            digests.value(beside.pop(name), By.PROGRAM, always=True) for name in sorted(INSTRUCTIONS & beside.keys())
+        )
         call = encoded(of_digests(digests.value(beside, By.MODEL), *asked))
         root = encoded(of_digests(_beginning(messages[0]).encode())) if messages else "-"
         found = repeated(messages, turns)
