@@ -18,7 +18,7 @@ SIZE: Final = 100 * 1024
 ROUNDS: Final = 40
 TARGET_MS: Final = 1.0
 
-_WORDS: Final = (
+_WORDS: Final = (  # noqa: SIM905 - words, not a list of strings
     "which of the orders were late and why does the invoice of the supplier name a date that nobody has set while "
     "the table of regions gives no reason for it and the report goes on as if it had"
 ).split()

@@ -139,7 +139,7 @@ def test_what_a_request_has_long_had_is_not_looked_at_closely_if_it_is_very_much
     padding = "The tool has found the following, which is all that there is. " * 20
 
     def talk(deep: str, late: str, clock: str = "09:00:00") -> dict[str, Any]:
-        results = [f"at {deep} {padding}", *(f"{padding}{number}" for number in range(8)), f"at {late} {padding}"]
+        results = [f"at {deep} {padding}", *(f"{padding}{number}" for number in range(8)), f"as of {late} {padding}"]
         exchanges = [message for number, text in enumerate(results) for message in used("f", {"n": number}, text)]
         return chat(system(f"It is {clock}."), user("q"), *exchanges)
 

@@ -138,8 +138,8 @@ class Digests:
         known = self._known[by].get(text) if size <= CACHED_MAX else None
         if known is not None:
             return known
-        if always or self._closely > 0:
-            self._closely -= min(size, EXACT_BYTES_MAX) * (not always)
+        if always or self._closely > 0 or by is By.MODEL:
+            self._closely -= min(size, EXACT_BYTES_MAX) * (not always and by is not By.MODEL)
             found = digest(*_written(text), by)
         else:
             found = of_digests(text.encode())
