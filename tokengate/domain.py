@@ -130,6 +130,34 @@ class Scope(Struct, frozen=True, gc=False):
         return f"{self.kind} {self.name}"
 
 
+class Mode(StrEnum):
+    """What is done about what a rule finds."""
+
+    OFF = "off"
+    SHADOW = "shadow"
+    """It is logged, counted and reported, and nothing else."""
+    ENFORCE = "enforce"
+
+
+class Rate(Struct, frozen=True, gc=False):
+    """So many requests in a time, of which `burst` may come at once."""
+
+    requests: int
+    per_ms: int
+    burst: int
+    mode: Mode = Mode.ENFORCE
+
+    @property
+    def interval_us(self) -> int:
+        """The time after which one more may come, in microseconds, rounded up."""
+        return -(-self.per_ms * 1000 // self.requests)
+
+    @property
+    def tolerance_us(self) -> int:
+        """How much before its time a request may come."""
+        return (self.burst - 1) * self.interval_us
+
+
 class Limit(Struct, frozen=True, gc=False):
     """A budget on the path of a call: at no instant may `spent + held` of the scope exceed the cap."""
 
@@ -138,6 +166,8 @@ class Limit(Struct, frozen=True, gc=False):
     """The cap while nobody has set another one for this scope."""
     period: Period = Period.NONE
     timezone: str = "UTC"
+    rate: Rate | None = None
+    """How many calls may be made in a time; None: as many as the budget pays for."""
 
 
 class Reason(StrEnum):
@@ -147,6 +177,7 @@ class Reason(StrEnum):
     BUDGET_BUSY = "budget_busy"
     BUDGET_INVALID = "budget_invalid"
     SESSIONS_FULL = "sessions_full"
+    RATE_LIMITED = "rate_limited"
     SESSION_FROZEN = "session_frozen"
     SESSION_MISSING = "session_missing"
     SESSION_INVALID = "session_invalid"

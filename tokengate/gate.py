@@ -377,6 +377,12 @@ def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
             Reason.SESSIONS_FULL,
             f"The tenant {scope.tenant} has as many sessions as it may have (SESSIONS_MAX); use one that exists.",
         )
+    if verdict.kind is Kind.LIMITED:
+        return Refusal(
+            Reason.RATE_LIMITED,
+            f"The {scope} makes more requests than it may. One more may come in {verdict.retry_after_ms / 1000:.3f} s.",
+            retry_after_s=-(-verdict.retry_after_ms // 1000),
+        )
     remaining, required = format_usd(standing.remaining_nano), format_usd(bounds.need_nano)
     if verdict.kind is Kind.BUSY:
         return Refusal(

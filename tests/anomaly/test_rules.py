@@ -13,16 +13,15 @@ from tokengate.anomaly import (
     History,
     Judgement,
     Mark,
-    Mode,
     Observed,
     Past,
-    Rate,
     Rule,
     Rules,
     words,
 )
 from tokengate.anomaly.rules import judge
 from tokengate.anomaly.spending import freeze_ms, is_repetition, take
+from tokengate.domain import Mode, Rate
 
 START_MS = 1_790_000_000_000
 CENT = 10_000_000

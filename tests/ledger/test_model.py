@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec import structs
 
 from tests.support.pipes import FakePipe, link_to
 from tests.support.redis_server import Server
 from tokengate.budgets import Policy, limits, session_limit
-from tokengate.domain import Ending, Limit, Period, Session, Usage
+from tokengate.domain import Ending, Limit, Mode, Period, Rate, Session, Usage
 from tokengate.ledger import Ask, Kind, Settlement
 from tokengate.ledger.link import Pipe
 from tokengate.ledger.memory import MemoryLedger
@@ -28,6 +29,14 @@ POLICIES = [
     Policy(session_cap_nano=1000, agent_cap_nano=1500, tenant_cap_nano=2500),
     Policy(session_cap_nano=1000, session_period=Period.HOUR, tenant_cap_nano=2000, tenant_period=Period.DAY),
     Policy(session_cap_nano=2**53 - 1, agent_cap_nano=9_007_199_000_000_000, timezone="Asia/Kolkata"),
+]
+RATES = [
+    None,
+    None,
+    Rate(2, 10_000, 2),
+    Rate(3, 60_000, 1),
+    Rate(1, 7_000, 1, Mode.SHADOW),
+    Rate(1, 60_000, 1, Mode.OFF),
 ]
 ids = st.integers(0, 15).map("hold-{}".format)
 amounts = st.one_of(st.integers(0, 600), st.integers(0, 2**53 - 1))
@@ -54,16 +63,20 @@ class Machine(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    @initialize(policy=st.sampled_from(POLICIES))
-    def start(self, policy: Policy) -> None:
+    @initialize(policy=st.sampled_from(POLICIES), rates=st.lists(st.sampled_from(RATES), min_size=3, max_size=3))
+    def start(self, policy: Policy, rates: list[Rate | None]) -> None:
         async def build() -> RedisLedger:
             pipe = type(self).connect()
             await pipe.call(command("FLUSHALL"))
             return RedisLedger(pipe, owner="test", lease_ms=60_000, sessions_max=2, retry_ms=2000)
 
-        self.policy = policy
+        self.policy, self.rates = policy, rates
         self.real = self.run(build())
         self.tick(0)
+
+    def path(self, session: Session) -> tuple[Limit, ...]:
+        found = zip(limits(self.policy, session), self.rates, strict=False)
+        return tuple(structs.replace(limit, rate=rate) for limit, rate in found)
 
     def tick(self, ms: int) -> None:
         self.clock += ms
@@ -86,7 +99,7 @@ class Machine(RuleBasedStateMachine):
     def reserve(self, hold: str, parts: list[int], exact: bool) -> None:
         floor, need, want = parts
         session = caller(hold)
-        path = limits(self.policy, session)
+        path = self.path(session)
         ask = Ask(hold, session, path, floor, need, want, exact, "gpt-4o")
         verdict = self.both(lambda ledger: ledger.reserve(ask))
         if verdict.kind is Kind.HELD and hold not in self.granted:
@@ -105,7 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.settled.add(hold)
         self.granted.setdefault(hold, 0)
         settlement = Settlement(
-            hold, session, limits(self.policy, session), min(cost, 10**15), assumed, Ending.COMPLETE, "gpt-4o", Usage()
+            hold, session, self.path(session), min(cost, 10**15), assumed, Ending.COMPLETE, "gpt-4o", Usage()
         )
         self.both(lambda ledger: ledger.settle(settlement))
 
@@ -124,7 +137,7 @@ class Machine(RuleBasedStateMachine):
     @rule(limit=st.sampled_from(SESSIONS).flatmap(lambda session: st.tuples(st.just(session), st.integers(0, 2))))
     def delete(self, limit: tuple[Session, int]) -> None:
         session, index = limit
-        path = limits(self.policy, session)
+        path = self.path(session)
         self.both(lambda ledger: ledger.delete(path[min(index, len(path) - 1)].scope))
 
     @rule(session=st.sampled_from(SESSIONS), cap=st.one_of(st.none(), amounts))
@@ -146,7 +159,7 @@ class Machine(RuleBasedStateMachine):
     def stand_alike(self) -> None:
         if not hasattr(self, "real"):
             return
-        for limit in {limit for session in SESSIONS for limit in limits(self.policy, session)}:
+        for limit in {limit for session in SESSIONS for limit in self.path(session)}:
             self.check(limit)
 
     def check(self, limit: Limit) -> None:

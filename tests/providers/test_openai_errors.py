@@ -90,6 +90,7 @@ def test_every_reason_has_a_status_a_type_and_a_code(reason: Reason) -> None:
     [
         (Reason.BUDGET_EXCEEDED, openai.RateLimitError),
         (Reason.BUDGET_BUSY, openai.RateLimitError),
+        (Reason.RATE_LIMITED, openai.RateLimitError),
         (Reason.SESSION_FROZEN, openai.PermissionDeniedError),
         (Reason.BODY_INVALID, openai.BadRequestError),
         (Reason.MODEL_NOT_PRICED, openai.BadRequestError),

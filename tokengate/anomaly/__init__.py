@@ -11,6 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from tokengate.domain import Mode
+
 PERIOD_MAX: Final = 8
 """The longest cycle of calls, or of exchanges within a conversation, that is found."""
 
@@ -60,15 +62,6 @@ HISTORY_TTL_MS: Final = 3_600_000
 
 SERIES_MS: Final = 24 * 3_600_000
 """A freeze that comes within this time after the end of the one before is a repetition of it."""
-
-
-class Mode(StrEnum):
-    """What is done about what a rule finds."""
-
-    OFF = "off"
-    SHADOW = "shadow"
-    """It is logged, counted and reported, and nothing else."""
-    ENFORCE = "enforce"
 
 
 class Rule(StrEnum):
@@ -152,20 +145,6 @@ class Rules(Struct, frozen=True, gc=False):
 
 
 NO_RULES: Final = Rules(loops=Mode.OFF, tool_loops=Mode.OFF, growth=Mode.OFF, velocity=Mode.OFF)
-
-
-class Rate(Struct, frozen=True, gc=False):
-    """So many requests in a time, of which `burst` may come at once."""
-
-    requests: int
-    per_ms: int
-    burst: int
-    mode: Mode = Mode.ENFORCE
-
-    @property
-    def interval_us(self) -> int:
-        """The time after which one more may come, in microseconds, rounded up."""
-        return -(-self.per_ms * 1000 // self.requests)
 
 
 class Mark(Struct, frozen=True, gc=False):

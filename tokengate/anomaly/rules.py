@@ -20,7 +20,6 @@ from tokengate.anomaly import (
     Finding,
     History,
     Judgement,
-    Mode,
     Observed,
     Past,
     Rule,
@@ -30,6 +29,7 @@ from tokengate.anomaly import (
     words,
 )
 from tokengate.anomaly.spending import growing, multiplying, racing
+from tokengate.domain import Mode
 
 PastOf = Callable[[str], Past]
 """What has become of an earlier call, by its id."""

@@ -23,13 +23,13 @@ from tokengate.anomaly import (
     Growth,
     History,
     Observed,
-    Rate,
     Rule,
     Rules,
     Spent,
     Waves,
     words,
 )
+from tokengate.domain import Rate
 
 Found = tuple[History, list[Finding]]
 
@@ -139,12 +139,12 @@ def take(rate: Rate, full_at_us: int, now_ms: int) -> tuple[int, int]:
         The new `full_at_us`, and 0; or the one given, and after how many milliseconds one more may come. Asking in vain
         changes nothing, so it prolongs nothing.
     """
-    now_us, interval_us = now_ms * 1000, rate.interval_us
+    now_us = now_ms * 1000
     start_us = max(full_at_us, now_us)
-    early_us = start_us - now_us - (rate.burst - 1) * interval_us
+    early_us = start_us - now_us - rate.tolerance_us
     if early_us > 0:
         return full_at_us, -(-early_us // 1000)
-    return start_us + interval_us, 0
+    return start_us + rate.interval_us, 0
 
 
 def freeze_ms(rules: Rules, freezes: int) -> int:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from tokengate.anomaly import Mark, Rule
 from tokengate.domain import Ending, Limit, Scope, Session, Standing, Usage
 
 RECORD_TTL_MS: Final = 15 * 60 * 1000
@@ -32,6 +33,9 @@ REASON_CHARS_MAX: Final = 1000
 BY_CHARS_MAX: Final = 200
 """How much of the name of whoever freezes is kept."""
 
+BY_RULE: Final = "anomaly"
+"""Who freezes where a rule does."""
+
 
 class LedgerError(Exception):
     """The ledger could not answer. `StoreUnavailable` is the only kind that callers tell apart."""
@@ -50,6 +54,8 @@ class Kind(StrEnum):
     BUSY = "busy"
     """It does not fit while others hold; it may once they have settled."""
     EXCEEDED = "exceeded"
+    LIMITED = "limited"
+    """The rate of a scope is used up."""
     FROZEN = "frozen"
     INVALID = "invalid"
     """A budget in the store is not an amount."""
@@ -69,6 +75,8 @@ class Ask(Struct, frozen=True, gc=False):
     exact: bool
     """False: the amounts are cheap bounds; hold `want_nano` if that is no more than a fair share, else say TIGHT."""
     model: str
+    mark: Mark | None = None
+    """By what the call is told whether it repeats another one; None where no rule asks for it."""
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -83,6 +91,11 @@ class Verdict(Struct, frozen=True, gc=False):
     frozen_until_ms: int | None = None
     invalid: str | None = None
     """The text that is not an amount."""
+    rule: Rule | None = None
+    """LIMITED: `rate`. FROZEN: the one that has frozen the session with this call, if one has. HELD: the one that would
+    have refused it, were it enforced."""
+    retry_after_ms: int = 0
+    """LIMITED: when one more may come."""
     waited_us: int = 0
     """How long the call stood in line for it, in microseconds; known to the gate, not to the store."""
 
@@ -144,6 +157,8 @@ class ScopeState(Struct, frozen=True, gc=False):
     """When the freeze ends by itself; None: when somebody lifts it."""
     frozen_at_ms: int | None
     frozen_by: str | None
+    frozen_rule: str | None
+    """The rule that froze it; None if it was a person."""
 
     @property
     def remaining_nano(self) -> int:

@@ -5,29 +5,19 @@
 --       5 by
 -- Reply whether it was frozen before (0 | 1)
 
-local now, key = clock(ARGV[1]), KEYS[1]
+local now, key, by = clock(ARGV[1]), KEYS[1], ARGV[5]
+if ARGV[2] == '1' then
+  local finish = tonumber(ARGV[3]) and now + tonumber(ARGV[3])
+  local frozen = freeze(key, KEYS[2], now, finish, ARGV[4], by)
+  named(key, now)
+  return frozen and 1 or 0
+end
 local was = redis.call('HMGET', key, 'frozen', 'frozen_until_ms')
-local until_ms = tonumber(was[2])
-local frozen = was[1] == '1' and (not until_ms or now < until_ms)
-
-local function told(is, end_ms)
-  if not is then return 'open' end
-  return end_ms and 'frozen until ' .. integer(end_ms) or 'frozen'
-end
-
-local before = told(frozen, until_ms)
-redis.call('HDEL', key, 'frozen', 'frozen_reason', 'frozen_until_ms', 'frozen_at_ms', 'frozen_by')
+local finish = tonumber(was[2])
+redis.call('HDEL', key, 'frozen', 'frozen_reason', 'frozen_until_ms', 'frozen_at_ms', 'frozen_by', 'frozen_rule', 'freezes')
 list_frozen(key, false)
-if ARGV[2] == '0' then
-  if not frozen then return 0 end
-  event(KEYS[2], now, 'unfreeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', told(false))
-  return 1
-end
-local finish = tonumber(ARGV[3]) and now + tonumber(ARGV[3])
-redis.call('HSET', key, 'frozen', '1', 'frozen_reason', ARGV[4], 'frozen_at_ms', integer(now), 'frozen_by', ARGV[5])
-if finish then redis.call('HSET', key, 'frozen_until_ms', integer(finish)) end
-list_frozen(key, true, finish)
-named(key, now)
-local after, reason = told(true, finish), ARGV[4]
-event(KEYS[2], now, 'freeze', 'scope', key, 'by', ARGV[5], 'before', before, 'after', after, 'reason', reason)
-return frozen and 1 or 0
+forget_recent(key)
+if was[1] ~= '1' or (finish and now >= finish) then return 0 end
+local before = finish and 'frozen until ' .. integer(finish) or 'frozen'
+event(KEYS[2], now, 'unfreeze', 'scope', key, 'by', by, 'before', before, 'after', 'open')
+return 1

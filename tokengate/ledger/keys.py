@@ -41,6 +41,11 @@ def hold_prefix(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:hold:"
 
 
+def recent(tenant: str, session_id: str) -> str:
+    """Hash: what a session did lately, as far as the rules about runaways need it; it expires an hour later."""
+    return f"{PREFIX}:{{{tenant}}}:recent:{session_id}"
+
+
 @lru_cache(maxsize=_CACHED)
 def leases(tenant: str) -> str:
     """Sorted set: hold ids by the instant (ms) at which they expire."""

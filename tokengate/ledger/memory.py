@@ -8,10 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tokengate.anomaly import (
+    HISTORY_TTL_MS,
+    NO_RULES,
+    UNDER_WAY_MS_MAX,
+    Fate,
+    History,
+    Observed,
+    Past,
+    Rule,
+    Rules,
+)
+from tokengate.anomaly.rules import judge
+from tokengate.anomaly.spending import freeze_ms, is_repetition, take
 from tokengate.budgets import SHARE, window_start, windows
-from tokengate.domain import Limit, Scope, Standing
+from tokengate.domain import Ending, Limit, Mode, Scope, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
+    BY_RULE,
     REASON_CHARS_MAX,
     SWEEP_BATCH_MAX,
     Ask,
@@ -49,6 +63,9 @@ class _Account:
     frozen_until_ms: int | None = None
     frozen_at_ms: int | None = None
     frozen_by: str | None = None
+    frozen_rule: str | None = None
+    freezes: int = 0
+    rate_full_at_us: int = 0
 
     def frozen_at(self, now_ms: int) -> bool:
         return self.frozen and (self.frozen_until_ms is None or now_ms < self.frozen_until_ms)
@@ -72,8 +89,11 @@ class _Hold:
     grant: int
     path: list[tuple[Scope, int]]
     expires_ms: int
+    at_ms: int = 0
     state: str = "held"
     charged: int = 0
+    ended_ms: int = 0
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -83,7 +103,10 @@ class MemoryLedger:
     lease_ms: int
     sessions_max: int
     now_ms: int
+    rules: Rules = NO_RULES
     _accounts: dict[Scope, _Account] = field(default_factory=dict)
+    _histories: dict[Scope, tuple[int, History]] = field(default_factory=dict)
+    """What sessions did lately, and when that was written."""
     _holds: dict[str, _Hold] = field(default_factory=dict)
     _graves: dict[Scope, int] = field(default_factory=dict)
     """The next epoch of what was deleted."""
@@ -107,9 +130,12 @@ class MemoryLedger:
                 )
         kind, grant, deciding = _decide(ask, standings, tightest)
         if kind is Kind.HELD:
+            rule, refused = self._judge(ask, rolled, standings)
+            if refused is not None:
+                return refused
             self._hold(ask, rolled, grant)
             limit = ask.limits[deciding]
-            return Verdict(kind, grant, self.now_ms, self._standing(limit, rolled[deciding]))
+            return Verdict(kind, grant, self.now_ms, self._standing(limit, rolled[deciding]), rule=rule)
         if kind is Kind.EXCEEDED:
             self._block(ask, session)
         return Verdict(kind, 0, self.now_ms, standings[deciding])
@@ -124,7 +150,7 @@ class MemoryLedger:
         if hold is not None and hold.state == "settled":
             return Settled(hold.charged, repeated=True)
         if hold is None and cost == 0:
-            self._holds[settlement.hold_id] = _Hold(0, [], 0, "settled")
+            self._holds[settlement.hold_id] = _Hold(0, [], 0, state="settled")
             return Settled(0, repeated=False)
         if hold is None:
             for limit in settlement.limits:
@@ -139,6 +165,7 @@ class MemoryLedger:
                 change = cost - hold.charged
                 account.post(epoch, change, 0, assumed - hold.charged, max(0, change))
         hold.state, hold.charged = "settled", cost
+        hold.ended_ms, hold.failed = self.now_ms, settlement.ending is Ending.REJECTED
         session = self._accounts.get(settlement.limits[0].scope)
         if session is not None:
             session.requests += 1
@@ -207,6 +234,7 @@ class MemoryLedger:
             frozen_until_ms=account.frozen_until_ms,
             frozen_at_ms=account.frozen_at_ms,
             frozen_by=account.frozen_by,
+            frozen_rule=account.frozen_rule,
         )
 
     async def set_budget(self, scope: Scope, cap_nano: int | None, *, by: str = "") -> None:  # noqa: ARG002
@@ -226,6 +254,8 @@ class MemoryLedger:
         account.frozen, account.frozen_reason = True, reason[:REASON_CHARS_MAX]
         account.frozen_until_ms = None if for_ms is None else self.now_ms + for_ms
         account.frozen_at_ms, account.frozen_by = self.now_ms, by[:BY_CHARS_MAX]
+        account.frozen_rule, account.freezes = None, 0
+        self._histories.pop(scope, None)
         if account.created_ms is None:
             account.created_ms = account.last_active_ms = self.now_ms
         return before
@@ -236,12 +266,14 @@ class MemoryLedger:
             return False
         before = account.frozen_at(self.now_ms)
         account.frozen, account.frozen_reason, account.frozen_until_ms = False, None, None
-        account.frozen_at_ms, account.frozen_by = None, None
+        account.frozen_at_ms, account.frozen_by, account.frozen_rule, account.freezes = None, None, None, 0
+        self._histories.pop(scope, None)
         return before
 
     async def delete(self, scope: Scope, *, by: str = "") -> bool:  # noqa: ARG002
         account = self._accounts.pop(scope, None)
         if account is not None:
+            self._histories.pop(scope, None)
             self._graves[scope] = account.epoch + 1
         return account is not None
 
@@ -277,7 +309,60 @@ class MemoryLedger:
                 account.last_active_ms = self.now_ms
             self._accounts[limit.scope] = account
         path = [(limit.scope, account.epoch) for limit, account in zip(ask.limits, accounts, strict=True)]
-        self._holds[ask.hold_id] = _Hold(grant, path, self.now_ms + self.lease_ms)
+        self._holds[ask.hold_id] = _Hold(grant, path, self.now_ms + self.lease_ms, self.now_ms)
+
+    def _judge(
+        self, ask: Ask, accounts: list[_Account], standings: list[Standing]
+    ) -> tuple[Rule | None, Verdict | None]:
+        """Whether rates and rules admit what the budgets would: the rule that a shadow has hit, and the refusal."""
+        rule, taken = None, []
+        for limit, account, standing in zip(ask.limits, accounts, standings, strict=True):
+            if limit.rate is not None and limit.rate.mode is not Mode.OFF:
+                full_at_us, wait_ms = take(limit.rate, account.rate_full_at_us, self.now_ms)
+                if wait_ms and limit.rate.mode is Mode.ENFORCE:
+                    self._block(ask, accounts[0])
+                    return None, Verdict(Kind.LIMITED, 0, self.now_ms, standing, rule=Rule.RATE, retry_after_ms=wait_ms)
+                if wait_ms:
+                    rule = Rule.RATE
+                else:
+                    taken.append((account, full_at_us))
+        if self.rules.on:
+            shadow, frozen = self._watch(ask, accounts[0], standings[0])
+            if frozen is not None:
+                return None, frozen
+            rule = shadow or rule
+        for account, full_at_us in taken:
+            account.rate_full_at_us = full_at_us
+        return rule, None
+
+    def _watch(self, ask: Ask, session: _Account, standing: Standing) -> tuple[Rule | None, Verdict | None]:
+        scope = ask.limits[0].scope
+        at_ms, history = self._histories.get(scope, (self.now_ms, History()))
+        if self.now_ms - at_ms > HISTORY_TTL_MS:
+            history = History()
+        call = Observed(ask.hold_id, self.now_ms, ask.model, ask.mark, max(0, session.total), session.requests)
+        judgement = judge(history, call, self.rules, self._past)
+        if judgement.freeze is None:
+            self._histories[scope] = self.now_ms, judgement.history
+            return judgement.shadow, None
+        found = judgement.freeze
+        self._histories.pop(scope, None)
+        session.freezes = session.freezes + 1 if is_repetition(session.frozen_until_ms, self.now_ms) else 1
+        session.frozen, session.frozen_reason, session.frozen_by = True, found.reason, BY_RULE
+        session.frozen_at_ms, session.frozen_rule = self.now_ms, found.rule
+        session.frozen_until_ms = self.now_ms + freeze_ms(self.rules, session.freezes - 1)
+        self._block(ask, session)
+        until_ms = session.frozen_until_ms
+        return None, Verdict(Kind.FROZEN, 0, self.now_ms, standing, found.reason, until_ms, rule=found.rule)
+
+    def _past(self, hold_id: str) -> Past:
+        hold = self._holds.get(hold_id)
+        if hold is None:
+            return Past(Fate.ANSWERED)
+        if hold.state == "held":
+            recent = self.now_ms - hold.at_ms <= UNDER_WAY_MS_MAX
+            return Past(Fate.UNDER_WAY if recent else Fate.ANSWERED, hold.at_ms, self.now_ms)
+        return Past(Fate.FAILED if hold.failed else Fate.ANSWERED, hold.at_ms, hold.ended_ms, hold.charged)
 
     def _block(self, ask: Ask, session: _Account) -> None:
         self._accounts[ask.limits[0].scope] = session

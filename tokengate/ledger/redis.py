@@ -16,8 +16,9 @@ from typing import Final
 import hiredis
 from msgspec import Struct
 
+from tokengate.anomaly import NO_RULES, Rule, Rules
 from tokengate.budgets import SHARE, windows
-from tokengate.domain import Ending, Limit, Period, Scope, Session, Standing
+from tokengate.domain import Ending, Limit, Mode, Period, Scope, Session, Standing
 from tokengate.ledger import (
     BY_CHARS_MAX,
     EXPIRED_TTL_MS,
@@ -51,6 +52,9 @@ LISTING: Final = ("lists",)
 
 CHARGING: Final = ("lists", "post")
 """The words of a script that charges."""
+
+FREEZING: Final = ("freezing",)
+"""The words of a script that freezes."""
 
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
@@ -118,8 +122,10 @@ class RedisLedger:
         retry_ms: int,
         watch: Watch | None = None,
         thresholds: tuple[int, ...] = (),
+        rules: Rules = NO_RULES,
     ) -> None:
         self._link = link
+        self._rules = rules
         self._watch = watch
         self._owner = owner
         self._lease_ms = lease_ms
@@ -129,7 +135,7 @@ class RedisLedger:
         self._reserve, self._renew = script("reserve"), script("renew")
         self._settle, self._sweep = script("settle", words=CHARGING), script("sweep", words=CHARGING)
         self._journal = script("journal", "settle", words=CHARGING)
-        self._freeze, self._budget = script("freeze"), script("budget", words=LISTING)
+        self._freeze, self._budget = script("freeze", words=FREEZING), script("budget", words=LISTING)
         self._reset, self._delete = script("reset", words=LISTING), script("delete", words=LISTING)
         self._tally = script("tally")
         self._digests_allowed = True
@@ -162,7 +168,7 @@ class RedisLedger:
         tenant = limits[0].scope.tenant
         names = [keys.leases(tenant), keys.sessions(tenant), *(keys.scope(limit.scope) for limit in limits)]
         arguments: list[str | int] = [now_ms, "1" if exact else "0", model, self._owner, self._lease_ms, SHARE]
-        arguments += [session_id, self._sessions_max]
+        arguments += [session_id, self._sessions_max, _rates(limits)]
         for limit, text in zip(limits, boundaries, strict=True):
             arguments += [format_usd(limit.cap_default_nano, 9), text]
         return _path(tenant, names, arguments)
@@ -455,6 +461,16 @@ class _Timed(_Told):
         super().set_exception(error)
 
 
+def _rates(limits: tuple[Limit, ...]) -> str:
+    """What the script is told of the rates on a path; nothing if there are none."""
+    if all(limit.rate is None or limit.rate.mode is Mode.OFF for limit in limits):
+        return ""
+    return " ".join(
+        "-" if rate is None or rate.mode is Mode.OFF else f"{rate.interval_us}:{rate.tolerance_us}:{rate.mode}"
+        for rate in (limit.rate for limit in limits)
+    )
+
+
 class _MissingScript(LedgerError):
     """The server does not have the script of that digest (NOSCRIPT)."""
 
@@ -485,10 +501,10 @@ def _clock_ms() -> int:
 
 
 def _verdict(ask: Ask, reply: Reply) -> Verdict:
-    verdict, grant, now, index, cap, spent, held, resets_at, until, detail = reply
+    verdict, grant, now, index, cap, spent, held, resets_at, until, detail, rule = reply
     standing = Standing(ask.limits[index - 1].scope, cap, spent, held, resets_at or None)
     if verdict == b"held":
-        return Verdict(_HELD, grant, now, standing)
+        return Verdict(_HELD, grant, now, standing, rule=Rule(rule.decode()) if rule else None)
     kind = Kind(verdict.decode())
     return Verdict(
         kind,
@@ -496,8 +512,10 @@ def _verdict(ask: Ask, reply: Reply) -> Verdict:
         now,
         standing,
         frozen_reason=detail.decode(errors="replace") if kind is Kind.FROZEN else None,
-        frozen_until_ms=until or None,
+        frozen_until_ms=(until or None) if kind is Kind.FROZEN else None,
         invalid=detail.decode(errors="replace") if kind is Kind.INVALID else None,
+        rule=Rule(rule.decode()) if rule else None,
+        retry_after_ms=until if kind is Kind.LIMITED else 0,
     )
 
 

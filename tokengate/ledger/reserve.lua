@@ -3,11 +3,15 @@
 -- KEYS  1 leases  2 sessions (index by last activity)  3.. the scopes, the session first  last: the hold
 -- ARGV  1 "floor need want" (nano-USD)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
 --       6 lease_ms  7 share  8 session id  9 sessions_max
+--       10 rates: for every scope "interval_us:tolerance_us:mode" or "-", parted by spaces; '' if no scope has one
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
 --       Only the first argument and the hold differ between the calls of a session: its caller packs the others once.
 -- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
---       until_ms (0: for ever), detail        (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
+--       until_ms (0: for ever), detail, rule  (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
 --   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
+--   limited (until_ms: in how many ms one more may come)
+--   rule: which one has frozen the session with this call; of a call that is held, which one would have refused it, were it
+--   enforced ('': none)
 --   clock: the boundaries do not reach the server's now; ask again with others
 
 local now = clock(ARGV[2])
@@ -29,7 +33,7 @@ local function load(index)
     scope.change[#scope.change + 1] = field
     scope.change[#scope.change + 1] = value
   end
-  local text, default = was[1], ARGV[8 + 2 * index]
+  local text, default = was[1], ARGV[9 + 2 * index]
   if not text or (text == was[2] and text ~= default) then
     if text then scope.put('listed_until_nano', 0) end
     text = default
@@ -39,7 +43,7 @@ local function load(index)
   scope.budget, scope.cap = text, nano(text)
   scope.spent, scope.held = nano(scope.spent_text), nano(scope.held_text)
   scope.bad = (not scope.cap and text) or (not scope.spent and scope.spent_text) or (not scope.held and scope.held_text)
-  local boundaries = ARGV[9 + 2 * index]
+  local boundaries = ARGV[10 + 2 * index]
   if boundaries ~= '' then
     local start, finish, previous
     for boundary in string.gmatch(boundaries, '%d+') do
@@ -71,9 +75,9 @@ local function load(index)
   return scope
 end
 
-local function answer(verdict, grant, scope, detail, until_ms)
+local function answer(verdict, grant, scope, detail, until_ms, rule)
   return { verdict, grant, now, scope.index, scope.cap or 0, scope.spent or 0, scope.held or 0, scope.resets_at,
-    until_ms or 0, detail or '' }
+    until_ms or 0, detail or '', rule or '' }
 end
 
 local scopes, tightest, headroom = {}, nil, nil
@@ -91,7 +95,7 @@ if earlier[1] then return answer('held', nano(earlier[2] or '0'), tightest or sc
 local session = scopes[1]
 if session.new and redis.call('ZCARD', sessions) >= tonumber(ARGV[9]) then return answer('full', 0, session) end
 
-local function refuse(verdict, scope, detail, until_ms)
+local function refuse(verdict, scope, detail, until_ms, rule)
   session.put('last_active_ms', integer(now))
   if session.new then
     session.put('created_ms', integer(now))
@@ -103,7 +107,7 @@ local function refuse(verdict, scope, detail, until_ms)
   if verdict == 'exceeded' then
     watch(scope.key, events_of(leases), now, scope.epoch, scope.budget, scope.spent, true)
   end
-  return answer(verdict, 0, scope, detail, until_ms)
+  return answer(verdict, 0, scope, detail, until_ms, rule)
 end
 
 for _, scope in ipairs(scopes) do
@@ -134,6 +138,29 @@ else
   end
 end
 
+-- Every budget would admit it; what is refused from here on leaves no trace, so that asking again prolongs nothing.
+local shadow, taken = nil, {}
+if ARGV[10] ~= '' then
+  local index = 0
+  for rate in string.gmatch(ARGV[10], '%S+') do
+    index = index + 1
+    local interval, tolerance, mode = string.match(rate, '^(%d+):(%d+):(%a+)$')
+    if interval then
+      local full_at = tonumber(redis.call('HGET', scopes[index].key, 'rate_full_at_us') or '0') or 0
+      local start = math.max(full_at, now * 1000)
+      local early = start - now * 1000 - tonumber(tolerance)
+      if early <= 0 then
+        taken[index] = integer(start + tonumber(interval))
+      elseif mode == 'enforce' then
+        return refuse('limited', scopes[index], '', math.ceil(early / 1000), 'rate')
+      else
+        shadow = 'rate'
+      end
+    end
+  end
+end
+
+for at, full_at in pairs(taken) do scopes[at].put('rate_full_at_us', full_at) end
 if session.new and scopes[2] then
   local _, kind, name = parts_of(scopes[2].key)
   if kind == 'agent' then session.put('agent', name) end
@@ -157,4 +184,4 @@ end
 redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[5], 'session', ARGV[8],
   'model', ARGV[4], 'at_ms', integer(now), 'path', table.concat(path, ' '))
 redis.call('ZADD', leases, now + tonumber(ARGV[6]), id_of(hold))
-return answer('held', grant, tightest)
+return answer('held', grant, tightest, nil, nil, shadow)

@@ -11,6 +11,8 @@
 --   alerted           the highest percentage that was told of, and the epoch and the budget it was told for
 --   requests, blocked, created_ms, last_active_ms
 --   frozen ('1'), frozen_reason, frozen_at_ms, frozen_by, frozen_until_ms (none: until it is lifted)
+--   frozen_rule       which rule has frozen it, and freezes, how often rules have in a row (sessions only)
+--   rate_full_at_us   when everything that its rate allows at once may come again
 --   listed_until_nano what it may come to have spent before it is moved in the lists by spending
 --   agent             of its latest calls; MODEL:total_nano: spent on a model over all epochs; day: the last on which
 --                     it spent something, day_from_nano: its total before that (all of them sessions only)
@@ -84,6 +86,12 @@ end
 
 -- Of a scope's key: what the keys of its tenant begin with, its kind, its name.
 local function parts_of(key) return string.match(key, '^(.-}:)(%a+):(.+)$') end
+
+-- What a session did lately, which lies beside it (see runaway.lua), is forgotten.
+local function forget_recent(key)
+  local tenant, kind, name = parts_of(key)
+  if kind == 'session' then redis.pcall('HDEL', tenant .. 'recent:' .. name, 'history') end
+end
 
 -- A scope was active, perhaps for the first time: it is (still) to be found in the lists of its kind.
 local function seen(key, now, new)

@@ -38,7 +38,7 @@ elseif cost > 0 then
   event(events, now, 'lost', 'hold', id, 'scope', session, 'usd', usd(cost))
 end
 
-redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[4])
+redis.call('HSET', hold, 'state', 'settled', 'charged', usd(cost), 'ending', ARGV[4], 'ended_ms', integer(now))
 redis.call('PEXPIRE', hold, ARGV[6])
 redis.call('ZREM', leases, id)
 -- A reservation that never came, and is given up: there was no call.

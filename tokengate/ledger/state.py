@@ -90,6 +90,7 @@ def read(limit: Limit, fields: Mapping[str, str], now_ms: int) -> Reading:
         frozen_until_ms=until,
         frozen_at_ms=_integer(fields.get("frozen_at_ms")),
         frozen_by=fields.get("frozen_by"),
+        frozen_rule=fields.get("frozen_rule"),
     )
     return Reading(state, fields.get("agent", ""), _models(fields), "; ".join(faults))
 

@@ -44,6 +44,7 @@ STATUS: Final = MappingProxyType(
         Reason.BUDGET_BUSY: 429,
         Reason.BUDGET_INVALID: 429,
         Reason.SESSIONS_FULL: 429,
+        Reason.RATE_LIMITED: 429,
         Reason.SESSION_FROZEN: 403,
         Reason.SESSION_MISSING: 400,
         Reason.SESSION_INVALID: 400,

@@ -19,6 +19,7 @@ const REASONS = {
   budget_exceeded: "Budget used up",
   budget_busy: "Budget held by others",
   budget_invalid: "Budget unreadable",
+  rate_limited: "Too many requests",
   session_frozen: "Frozen",
   sessions_full: "Too many sessions",
 };

@@ -14,6 +14,7 @@ TYPE_AND_CODE: Final = MappingProxyType(
         Reason.BUDGET_BUSY: ("rate_limit_exceeded", "budget_busy"),
         Reason.BUDGET_INVALID: ("insufficient_quota", "budget_invalid"),
         Reason.SESSIONS_FULL: ("rate_limit_exceeded", "sessions_full"),
+        Reason.RATE_LIMITED: ("rate_limit_exceeded", "rate_limit_exceeded"),
         Reason.SESSION_FROZEN: ("session_frozen", "session_frozen"),
         Reason.SESSION_MISSING: ("invalid_request_error", "session_missing"),
         Reason.SESSION_INVALID: ("invalid_request_error", "session_invalid"),
