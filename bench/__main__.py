@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench import (
     capacity,
+    commands,
     fingerprint,
     idle,
     injection,
@@ -37,6 +38,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "roundtrips": roundtrips.run,
     "capacity": capacity.run,
     "fingerprint": fingerprint.run,
+    "commands": commands.run,
     "lists": lists.run,
     "exact": races.run,
     "overspend": overspend.run,

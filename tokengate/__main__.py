@@ -3,6 +3,7 @@
 `serve` goes straight to the server: a sidecar never loads what only a terminal needs (10 MB and a third of a second).
 """
 
+import os
 import sys
 
 
@@ -15,6 +16,8 @@ def main() -> None:
 
         del sys.modules["opentelemetry"]
         sys.exit(serve(sys.argv[2:]))
+    # Somebody waits at a prompt. pydantic looks through everything that is installed for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from tokengate.cli import app  # noqa: PLC0415
 
     app()

@@ -8,18 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
 from tokengate.budgets import Policy
 from tokengate.ledger import Watch, keys
 from tokengate.ledger.link import Link
 from tokengate.ledger.redis import RedisLedger
 from tokengate.settings import Settings
-from tokengate.store import Cluster, Store
 
 if TYPE_CHECKING:
     from tokengate.control.local import LocalControl
+    from tokengate.ledger.dial import Place
     from tokengate.ledger.lists import Ask
+    from tokengate.store import Store
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -37,7 +36,7 @@ def policy_of(settings: Settings) -> Policy:
 
 @asynccontextmanager
 async def open_ledger(
-    settings: Settings, store: Store, owner: str, watch: Watch | None = None
+    settings: Settings, store: "Place", owner: str, watch: Watch | None = None
 ) -> AsyncIterator[RedisLedger]:
     """The ledger of the settings' tenant, on an open store."""
     ledger = _ledger(settings, store, owner, keys.leases(settings.tenant), watch)
@@ -47,7 +46,7 @@ async def open_ledger(
         await ledger.aclose()
 
 
-def _ledger(settings: Settings, store: Store, owner: str, key: str, watch: Watch | None = None) -> RedisLedger:
+def _ledger(settings: Settings, store: "Place", owner: str, key: str, watch: Watch | None = None) -> RedisLedger:
     """A ledger on the server that owns a key; the caller closes it."""
     return RedisLedger(
         Link(lambda: store.connect(key), settings.store_timeout_ms),
@@ -61,7 +60,7 @@ def _ledger(settings: Settings, store: Store, owner: str, key: str, watch: Watch
 
 
 @asynccontextmanager
-async def open_control(settings: Settings, store: Store, owner: str) -> AsyncIterator["LocalControl"]:
+async def open_control(settings: Settings, store: "Place", owner: str) -> AsyncIterator["LocalControl"]:
     """What an administrator can do with the settings' tenant; on connections of its own, in nobody's way."""
     # A gate without an administrator's side does not load it.
     from tokengate.control.local import LocalControl  # noqa: PLC0415
@@ -73,7 +72,7 @@ async def open_control(settings: Settings, store: Store, owner: str) -> AsyncIte
         elsewhere: dict[str, RedisLedger] = {}
 
         def ask_at(key: str) -> "Ask":
-            if key == keys.leases(settings.tenant) or not isinstance(store, Cluster):
+            if key == keys.leases(settings.tenant) or not _is_of_parts(store):
                 return ledger.ask
             if key not in elsewhere:
                 elsewhere[key] = _ledger(settings, store, owner, key)
@@ -84,8 +83,17 @@ async def open_control(settings: Settings, store: Store, owner: str) -> AsyncIte
         yield LocalControl(ledger, lists, reports, policy_of(settings), settings.tenant)
 
 
-async def register(settings: Settings, store: Store, now_ms: int) -> None:
+def _is_of_parts(store: "Place") -> bool:
+    """Whether another key may be on another server."""
+    from tokengate.store import Cluster  # noqa: PLC0415 - redis-py comes with it, which most commands do without
+
+    return isinstance(store, Cluster)
+
+
+async def register(settings: Settings, store: "Store", now_ms: int) -> None:
     """Note that the settings' tenant is served here, for reports by tenant; if it cannot be noted, it is not."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - a gate has it already
+
     with contextlib.suppress(RedisError, OSError):
         connection = await store.connect(keys.TENANTS)
         try:

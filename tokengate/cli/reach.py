@@ -5,8 +5,9 @@ Either way it is one `Control`, and what goes wrong becomes a message and an exi
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -16,7 +17,8 @@ from tokengate.cli.say import Exit, fail, note
 
 if TYPE_CHECKING:
     from tokengate.control import Control
-    from tokengate.settings import Loaded
+    from tokengate.ledger.dial import Place
+    from tokengate.settings import Loaded, Settings
 
 SERVER: Final = "TOKENGATE_SERVER"
 TOKEN: Final = "ADMIN_TOKEN"  # noqa: S105 - a name
@@ -91,7 +93,9 @@ def who() -> str:
 async def opened(server: str | None, token_file: Path | None) -> "AsyncIterator[Control]":
     """What an administrator can do, for as long as the block lasts."""
     if server is not None:
-        from tokengate.control.remote import RemoteControl
+        # httpx brings a command of its own, which takes rich and pygments along.
+        with without("click"):
+            from tokengate.control.remote import RemoteControl
 
         async with RemoteControl(server, _token(token_file)) as remote:
             if remote.in_the_clear:
@@ -100,16 +104,10 @@ async def opened(server: str | None, token_file: Path | None) -> "AsyncIterator[
         return
     if token_file is not None:
         fail("--token-file is for --server; the store is found by REDIS_URL", Exit.WRONG)
-    from tokengate.control import Unavailable
-    from tokengate.store import StoreError, open_store
-
     settings = settings_of(os.environ).settings
     if settings.redis_url is None and not (settings.data_dir / "store").exists():
         note(f"REDIS_URL is not set, and no gate has run here: {settings.data_dir} has no store yet")
-    try:
-        store = await open_store(settings)
-    except StoreError as error:
-        raise Unavailable(str(error)) from None
+    store = await _place(settings)
     from tokengate.composition import open_control
 
     try:
@@ -117,6 +115,35 @@ async def opened(server: str | None, token_file: Path | None) -> "AsyncIterator[
             yield control
     finally:
         await store.aclose()
+
+
+async def _place(settings: "Settings") -> "Place":
+    """Where the settings say that the ledger is, reached with as little as its URL allows."""
+    from tokengate.ledger.dial import dial
+
+    if settings.redis_url is not None and (direct := dial(settings.redis_url.get_secret_value())) is not None:
+        return direct
+    from tokengate.control import Unavailable
+
+    with without("opentelemetry"):
+        from tokengate.store import StoreError, open_store
+    try:
+        return await open_store(settings)
+    except StoreError as error:
+        raise Unavailable(str(error)) from None
+
+
+@contextmanager
+def without(package: str) -> Iterator[None]:
+    """Import something as if a package were not installed that it would take along for metrics of its own."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _token(file: Path | None) -> str:

@@ -71,6 +71,7 @@ class RemoteControl:
             base_url=self.url,
             headers={"authorization": f"Bearer {token}", "user-agent": f"tokengate/{__version__}"},
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            verify=_trusted(self.url),
             transport=transport,
         )
         self._tenant = ""
@@ -192,6 +193,11 @@ def _base(url: str) -> str:
     if parts.path.rstrip("/") or parts.query or parts.fragment:
         raise Invalid(f"{url!r} is more than the URL of a gate: leave out what comes after the host and port")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _trusted(url: str) -> ssl.SSLContext | bool:
+    """Whom to trust: for https whom httpx trusts; else nobody, which takes no reading of certificates."""
+    return url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _parameters(word: object) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """A pipelined connection to the server that keeps a tenant's keys.
 
-redis-py opens the connection (URL, TLS, authentication, Sentinel, Cluster); from there on replies are parsed
-by hiredis, straight on the transport. All commands of one turn of the event loop leave in one write,
+redis-py opens the connection (URL, TLS, authentication, Sentinel, Cluster), or `dial` does; from there on replies are
+parsed by hiredis, straight on the transport. All commands of one turn of the event loop leave in one write,
 and replies are matched to them in order. This is the hot path: an awaited command costs about 5 us of CPU under load,
 where redis-py's own pipeline costs 30 to 45 (docs/adr/0003). It never retries: a command whose connection is lost has
 an unknown outcome, and its caller decides.
@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
 
 Reply = Any
 """What hiredis makes of RESP: bytes, int, None, a list of these, or a `hiredis.ReplyError`."""
@@ -24,6 +23,13 @@ PENDING_MAX: Final = 10_000
 
 class LinkLost(ConnectionError):
     """The connection is gone or never came: what became of the command is unknown."""
+
+
+class Opened(Protocol):
+    """A connection that somebody else has opened and authenticated: redis-py's, or one of `dial`."""
+
+    _writer: asyncio.StreamWriter | None
+    """Its transport is taken over."""
 
 
 class Waiter(Protocol):
@@ -61,7 +67,7 @@ class Pipe(Protocol):
 class Link:
     """One connection, made when first needed and again after it was lost. It lives in the event loop it is built in."""
 
-    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], timeout_ms: int) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Opened]], timeout_ms: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._connect = connect
         self._timeout_s = timeout_ms / 1000
@@ -152,9 +158,9 @@ class Link:
 
 
 class _Replies(asyncio.Protocol):
-    """Takes over the transport of a connection that redis-py has opened and authenticated."""
+    """Takes over the transport of a connection that is open and authenticated."""
 
-    def __init__(self, link: Link, connection: AbstractConnection) -> None:
+    def __init__(self, link: Link, connection: Opened) -> None:
         self._link = link
         self._reader = hiredis.Reader()
         # The one private name of redis-py that is relied upon; tests/ledger/test_link.py fails if it goes away. The
