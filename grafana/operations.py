@@ -40,7 +40,7 @@ def operations() -> dashboard.Dashboard:
     built = built.with_variable(choice("job", "Job", "label_values(tokengate_build_info, job)")).with_variable(
         choice("instance", "Gate", 'label_values(tokengate_build_info{job=~"$job"}, instance)')
     )
-    return _processes(_store(_overhead(_figures(built))))
+    return _injector(_processes(_store(_overhead(_figures(built)))))
 
 
 def _figures(built: dashboard.Dashboard) -> dashboard.Dashboard:
@@ -175,6 +175,7 @@ def _store(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 "1: the store answered the last time it was asked.",
                 COUNT,
                 [Ask(f"min by (instance) ({of('store_up')})", "{{instance}}")],
+                width=8,
             )
         )
         .with_panel(
@@ -183,6 +184,19 @@ def _store(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 "1: calls are admitted without it (ON_STORE_FAILURE open or allowance), journalled, and posted later.",
                 COUNT,
                 [Ask(f"max by (instance) ({of('degraded')})", "{{instance}}")],
+                width=8,
+            )
+        )
+        .with_panel(
+            over_time(
+                "Memory of the store",
+                "What the store uses of what it may use, as a console tells it. When it is full, calls are refused.",
+                BYTES,
+                [
+                    Ask("max(tokengate_store_memory_bytes)", "used"),
+                    Ask("max(tokengate_store_memory_max_bytes)", "limit"),
+                ],
+                width=8,
             )
         )
     )
@@ -240,6 +254,86 @@ def _processes(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 "`dropped`: too many waited.",
                 PER_SECOND,
                 [Ask(rate(of("traced_requests_total"), "result"), "{{result}}")],
+            )
+        )
+    )
+
+
+def _injector(built: dashboard.Dashboard) -> dashboard.Dashboard:
+    return (
+        built.with_row(dashboard.Row("Injector"))
+        .with_panel(
+            figure(
+                "Injectors",
+                "That Prometheus reaches, by version. Without one, pods that should have a gate are not admitted.",
+                COUNT,
+                Ask("count by (version) (tokengate_injector_info)", "{{version}}", instant=True),
+                width=6,
+                thresholds=steps((None, BAD), (1, GOOD)),
+            )
+        )
+        .with_panel(
+            figure(
+                "Certificate ends in",
+                "The certificate that the API server is shown. It is renewed long before; below a week an alert fires.",
+                SECONDS,
+                Ask("min(tokengate_injector_certificate_expiry_timestamp_seconds) - time()", instant=True),
+                width=6,
+                thresholds=steps((None, BAD), (7 * DAY_S, LOOK), (14 * DAY_S, GOOD)),
+                decimals=0,
+            )
+        )
+        .with_panel(
+            figure(
+                "Policies in use",
+                "More than one: replicas stamp pods differently. It is a roll-out, or one did not read its file.",
+                COUNT,
+                Ask("count(count by (config_hash) (tokengate_injector_info))", instant=True),
+                width=6,
+                thresholds=steps((None, GOOD), (2, LOOK)),
+            )
+        )
+        .with_panel(
+            figure(
+                "Time of an answer",
+                "Of one question in a hundred, or more: from a whole question of the API server to its answer.",
+                SECONDS,
+                Ask(quantile(0.99, "tokengate_injector_review_seconds_bucket")),
+                width=6,
+                thresholds=steps((None, GOOD), (0.1, LOOK), (1, BAD)),
+            )
+        )
+        .with_panel(
+            over_time(
+                "Pods asked about",
+                "By what became of them: given a gate (`patched`), `unchanged`, `skipped`, `refused`.",
+                PER_SECOND,
+                [Ask(rate("tokengate_injector_reviews_total", "result"), "{{result}}")],
+                stacked=True,
+                width=8,
+            )
+        )
+        .with_panel(
+            over_time(
+                "Pods skipped or refused, by reason",
+                "Reasons are explained in the reference of the injector.",
+                PER_SECOND,
+                [Ask(rate('tokengate_injector_reviews_total{result=~"skipped|refused"}', "reason"), "{{reason}}")],
+                stacked=True,
+                width=8,
+            )
+        )
+        .with_panel(
+            over_time(
+                "Files read, and questions that were none",
+                "Certificates and policies that were read anew (`failed`: the one before stays in use), and requests "
+                "that were no questions about pods.",
+                PER_SECOND,
+                [
+                    Ask(rate("tokengate_injector_reloads_total", "what, outcome"), "{{what}} {{outcome}}"),
+                    Ask(rate("tokengate_injector_invalid_requests_total", "status"), "status {{status}}"),
+                ],
+                width=8,
             )
         )
     )

@@ -31,6 +31,11 @@ SAVED = f"tokengate_saved_usd_total{_TENANT}"
 BLOCKED = f"tokengate_blocked_total{_TENANT}"
 REQUESTS = f"tokengate_requests_total{_TENANT}"
 CHARGED = REQUESTS.replace("}", ', outcome=~"complete|cut|unknown"}')
+SHARED = f"max by (kind, name) (tokengate_budget_spent_usd{_TENANT} / (tokengate_budget_usd{_TENANT} > 0))"
+TAKEN = SHARED.replace(
+    f"tokengate_budget_spent_usd{_TENANT}",
+    f"(tokengate_budget_spent_usd{_TENANT} + tokengate_budget_held_usd{_TENANT})",
+)
 TOKENS = f"tokengate_tokens_total{_TENANT}"
 
 
@@ -38,7 +43,7 @@ def overview() -> dashboard.Dashboard:
     """The dashboard, complete."""
     built = board("tokengate-overview", "TokenGate / Overview", "What is spent, on what, and what was not.", "now/d")
     built = built.with_variable(choice("tenant", "Tenant", "label_values(tokengate_requests_total, tenant)"))
-    return _calls(_where(_figures(built)))
+    return _calls(_budgets(_where(_figures(built))))
 
 
 def _figures(built: dashboard.Dashboard) -> dashboard.Dashboard:
@@ -158,6 +163,76 @@ def _where(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 "cache nor written to one, `output` was no reasoning.",
                 COUNT,
                 Ask(grown(TOKENS, "type"), "{{type}}", instant=True),
+                width=8,
+            )
+        )
+    )
+
+
+def _told(metric: str, by: str = "") -> str:
+    """A figure that consoles tell, each the same: once for each tenant, then added up."""
+    labels = f"tenant, {by}" if by else "tenant"
+    return f"sum{f' by ({by})' if by else ''} (max by ({labels}) (tokengate_{metric}{_TENANT}))"
+
+
+def _budgets(built: dashboard.Dashboard) -> dashboard.Dashboard:
+    return (
+        built.with_row(dashboard.Row("Budgets, as a console tells them"))
+        .with_panel(
+            figure("Sessions", "Sessions that there are.", COUNT, Ask(_told("sessions"), instant=True), width=6)
+        )
+        .with_panel(
+            figure(
+                "Frozen",
+                "What is refused until somebody lifts it or its time is over.",
+                COUNT,
+                Ask(_told("frozen", "kind"), "{{kind}}", instant=True),
+                width=6,
+                thresholds=steps((None, GOOD), (1, LOOK)),
+            )
+        )
+        .with_panel(
+            figure("Calls that hold money", "Calls under way, of all gates.", COUNT, Ask(_told("holds")), width=6)
+        )
+        .with_panel(
+            figure(
+                "Held",
+                "What calls under way may cost at the most; it is taken from their budgets until they end.",
+                USD,
+                Ask(_told("held_usd")),
+                width=6,
+                decimals=2,
+            )
+        )
+        .with_panel(
+            ranked(
+                "Budgets that are used most",
+                "The tenant's, and those of the agents that have used most of theirs: what is spent of each in its "
+                "period. Above 90% an alert fires.",
+                SHARE,
+                Ask(f"topk(10, {SHARED})", "{{kind}} {{name}}", instant=True),
+                width=8,
+                thresholds=steps((None, GOOD), (0.8, LOOK), (0.95, BAD)),
+                largest=1,
+            )
+        )
+        .with_panel(
+            over_time(
+                "Shared budgets",
+                "What is spent of each or held by calls under way, of those that are used most. A fall is a call that "
+                "ended below its hold, a new period, a reset or a raise.",
+                SHARE,
+                [Ask(f"topk(10, {TAKEN})", "{{kind}} {{name}}")],
+                width=8,
+                thresholds=steps((None, "transparent"), (0.9, BAD)),
+            )
+        )
+        .with_panel(
+            over_time(
+                "Sessions near their budgets",
+                "How many have spent at least 50, 80, 95 and 100 percent of theirs. Which ones is on the gate's page.",
+                COUNT,
+                [Ask(_told("sessions_near_budget", "percent"), "{{percent}}%")],
                 width=8,
             )
         )

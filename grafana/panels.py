@@ -138,17 +138,27 @@ def figure(
     return panel if decimals is None else panel.decimals(decimals)
 
 
-def ranked(title: str, description: str, unit: str, ask: Ask, *, width: int = 12) -> bargauge.Panel:
-    """Bars, the longest on top."""
-    return (
+def ranked(
+    title: str,
+    description: str,
+    unit: str,
+    ask: Ask,
+    *,
+    width: int = 12,
+    thresholds: dashboard.ThresholdsConfig | None = None,
+    largest: float | None = None,
+) -> bargauge.Panel:
+    """Bars, the longest on top; `largest` is where one ends that is full."""
+    panel = (
         _asked(bargauge.Panel(), title, description, [ask], width, ROW_HEIGHT)
         .unit(unit)
         .min(0)
         .orientation(common.VizOrientation.HORIZONTAL)
         .display_mode(common.BarGaugeDisplayMode.BASIC)
         .reduce_options(looks.ReduceDataOptions().calcs(["lastNotNull"]))
-        .thresholds(steps((None, PLAIN)))
+        .thresholds(thresholds or steps((None, PLAIN)))
     )
+    return panel if largest is None else panel.max(largest)
 
 
 def shares(title: str, description: str, unit: str, ask: Ask, *, width: int = 12) -> piechart.Panel:

@@ -39,7 +39,7 @@ from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
 from tokengate.settings import NAMES, Settings, shown
 from tokengate.status import Status
-from tokengate.telemetry import Line
+from tokengate.telemetry import Line, standing
 from tokengate.telemetry.exposition import FAMILIES
 from tokengate.telemetry.metrics import (
     CALL_ROWS_MAX,
@@ -317,10 +317,11 @@ class TestLog:
 
 class TestMetrics:
     def test_every_family(self) -> None:
-        listed = [
-            (*code(row[0]), row[1], tuple(code(row[2])), row[3]) for row in rows(reference("metrics"), "| Metric |")
-        ]
-        assert listed == [(family.name, family.type, family.labels, family.help) for family in FAMILIES.values()]
+        for heading, families in (("| Metric |", FAMILIES), ("| Metric of a console |", standing.FAMILIES)):
+            listed = [
+                (*code(row[0]), row[1], tuple(code(row[2])), row[3]) for row in rows(reference("metrics"), heading)
+            ]
+            assert listed == [(family.name, family.type, family.labels, family.help) for family in families.values()]
 
     def test_the_words_of_labels(self) -> None:
         text = reference("metrics")
@@ -332,6 +333,9 @@ class TestMetrics:
 
     def test_bounds_are_what_they_are(self) -> None:
         text = reference("metrics")
+        *percents, last = standing.PERCENTS
+        assert f"`percent` is {', '.join(map(str, percents))} or {last}." in text
+        assert f"of the agents, the {standing.AGENTS_MAX} that have used" in text
         for bound, words in ((TENANTS_MAX, "the first {}"), (CALL_ROWS_MAX, "{} sets"), (TIME_ROWS_MAX, "{} of")):
             assert words.format(bound) in text
         assert f"({TYPICAL_OUTPUT_COLD_TOKENS} tokens while" in text

@@ -4,10 +4,13 @@ import asyncio
 import json
 import math
 import re
+import ssl
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +19,18 @@ import pytest
 import yaml
 
 from grafana.__main__ import FOLDER, rendered
+from tests.injector.test_webhook import question
+from tests.support.admin import ADMIN
 from tests.support.charts import Chart, of_kind, one
 from tests.support.gate import Process, Provider, gate_processes, simulated
+from tests.support.golden_pods import GoldenPod
+from tests.support.injectors import Injector, injector, until
 from tests.support.prometheus import Prometheus, binary, prometheus
 from tests.support.redis_server import Server, redis_server, start, stop
 from tests.support.scene import CHAT, Fixed, chat, client, fixed, headers
+from tokengate.injector.certificates import issue
+from tokengate.injector.metrics import Metrics as InjectorMetrics
+from tokengate.telemetry import standing
 from tokengate.telemetry.exposition import FAMILIES
 
 ROOT: Final = Path(__file__).parent.parent
@@ -28,6 +38,18 @@ RULES: Final = ROOT / "prometheus" / "tokengate.rules.yaml"
 RULE_TESTS: Final = ROOT / "prometheus" / "tokengate.test.yaml"
 BOARDS: Final[dict[str, dict[str, Any]]] = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
 CALL: Final = fixed()
+STORE: Final = ("--appendonly", "yes", "--maxmemory", "1gb")
+
+
+def injector_metrics() -> set[str]:
+    """The names of what an injector tells."""
+    lines = InjectorMetrics().exposition().decode().splitlines()
+    told = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    # When a histogram began to count is prometheus-client's own.
+    return {name for name in told if not name.endswith("_created")}
+
+
+ALL: Final = {family.name for each in (FAMILIES, standing.FAMILIES) for family in each.values()} | injector_metrics()
 
 # What Grafana puts in the place of its own variables.
 VARIABLES: Final = {
@@ -80,7 +102,9 @@ class TestDashboards:
         assert unit["unit"]
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
-            if len(panel["targets"]) > 1 or " by (" in target["expr"].partition("le")[0]:
+            # A sum or a count of all there is has one series, whatever it is made of.
+            single = target["expr"].startswith(("sum (", "count("))
+            if len(panel["targets"]) > 1 or (" by (" in target["expr"].partition("le")[0] and not single):
                 assert target["legendFormat"]
 
     @names
@@ -104,13 +128,13 @@ class TestDashboards:
             for target in panel["targets"]
             for metric in re.findall(r"\btokengate_\w+", target["expr"])
         }
-        assert asked <= {family.name for family in FAMILIES.values()}
+        assert asked <= ALL
 
     def test_every_metric_is_shown(self) -> None:
         """What nobody looks at, nobody needs."""
         text = "".join(target["expr"] for _, panel in PANELS for target in panel["targets"])
         by_rules = RULES.read_text()
-        unseen = {name for name in FAMILIES if f"tokengate_{name}" not in text + by_rules}
+        unseen = {name for name in ALL if name not in text + by_rules}
         assert unseen == set()
 
 
@@ -179,12 +203,39 @@ async def gates(provider: Provider, server: Server) -> AsyncIterator[list[Proces
     common: dict[str, Any] = {
         "alert_thresholds": "none", "upstream_read_timeout_s": 1, "store_timeout_ms": 200, "hold_lease_s": 5,
         "default_budget": CALL.budget(1000), "log_level": "ERROR", "busy_wait_ms": 1000,
+        # Nothing is refused because of these: they are there to be told.
+        "agent_budget": "0.5", "tenant_budget": "100",
     }  # fmt: skip
     async with (
         gate_processes(1, provider.base_url, server.url, agent="crawler", **common) as closed,
         gate_processes(1, provider.base_url, server.url, agent="writer", on_store_failure="open", **common) as going_on,
+        gate_processes(1, provider.base_url, server.url, "console", admin_token=ADMIN, **common) as console,
     ):
-        yield [*closed, *going_on]
+        yield [*closed, *going_on, *console]
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[Injector, Callable[[], None]]]:
+    """An injector, and what asks it about a pod that gets a gate, one that does not, one that must not, and nonsense."""
+    with tempfile.TemporaryDirectory(prefix="tgi", dir="/tmp") as place:
+        folder = Path(place)
+        issued = issue(["localhost"], 365, datetime.now(UTC))
+        for name, content in (("tls.crt", issued.certificate), ("tls.key", issued.key), ("ca.crt", issued.authorities)):
+            (folder / name).write_bytes(content)
+        trusted = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        with (
+            injector(folder) as running,
+            httpx.Client(base_url=f"https://localhost:{running.port}", verify=trusted, trust_env=False) as http,
+        ):
+            until(running.ready)
+            refused = GoldenPod("host-network").pod
+
+            def ask() -> None:
+                for given in (question(), question(namespace="kube-system"), question(pod=refused), {}):
+                    http.post("/inject", json=given)
+
+            ask()
+            yield running, ask
 
 
 async def traffic(gate: Process, http: httpx.AsyncClient) -> None:
@@ -253,11 +304,13 @@ async def unanswered(answering: Prometheus, since_s: float) -> list[str]:
 async def test_every_panel_has_data_and_the_right_alerts_fire() -> None:
     began_s = time.time()
     async with simulated() as provider, client() as http:
-        with redis_server("--appendonly", "yes") as server:
-            async with gates(provider, server) as running:
-                targets = [each.url.removeprefix("http://") for each in running]
+        with redis_server(*STORE) as server, webhook() as (injecting, ask):
+            async with gates(provider, server) as (*running, console):
+                targets = [each.url.removeprefix("http://") for each in (*running, console)]
+                targets.append(f"127.0.0.1:{injecting.status_port}")
                 async with prometheus(targets, hurried(RULES.read_text())) as answering:
-                    await answering.until("count(tokengate_build_info) == 2")
+                    await answering.until("count(tokengate_build_info) == 3 and count(tokengate_injector_info) == 1")
+                    ask()
                     with server.client() as store:
                         for each in running:
                             await traffic(each, http)
@@ -270,7 +323,7 @@ async def test_every_panel_has_data_and_the_right_alerts_fire() -> None:
                     assert (refused.status_code, admitted.status_code) == (503, 200)
                     await answering.until('ALERTS{alertname="TokenGateStoreDown", alertstate="firing"}')
                     await answering.until('ALERTS{alertname="TokenGateFailOpenActive", alertstate="firing"}')
-                    again = start(server.folder, "--appendonly", "yes")
+                    again = start(server.folder, *STORE)
                     try:
                         await answering.until("sum(tokengate_degraded) == 0 and min(tokengate_store_up) == 1")
                         for each in running:

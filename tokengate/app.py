@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +47,11 @@ from tokengate.upstream.transport import HttpTransport
 from tokengate.upstreamfile import UpstreamEntry, UpstreamFileError, read_upstreams
 
 if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
     from tokengate.console import Console
     from tokengate.telemetry.spans import Spans
+    from tokengate.telemetry.standing import Reading
 
 ADMIN_PATHS: Final = ("/dashboard", "/api/dashboard")
 """What the paths of the console begin with, for where it is not imported."""
@@ -258,7 +261,9 @@ async def _open_outage(
         await outage.aclose()
 
 
-def _scrape(settings: Settings, role: str, metrics: Metrics, regions: Sequence[Counts], gate: Gate) -> Scrape:
+def _scrape(
+    settings: Settings, role: str, metrics: Metrics, regions: Sequence[Counts], gate: Gate, console: "Console | None"
+) -> Scrape:
     """What answers scrapes: for all workers, whichever is asked."""
     facts = Facts(
         version=__version__,
@@ -268,7 +273,19 @@ def _scrape(settings: Settings, role: str, metrics: Metrics, regions: Sequence[C
         # Asked each time: SIGHUP brings another table.
         priced_as_of_s=lambda: datetime.fromisoformat(gate.prices.as_of).replace(tzinfo=UTC).timestamp(),
     )
-    return Scrape(Exposition(Collector(regions or (metrics.counts,), metrics.counts, metrics.exemplars, facts)))
+    collector = Collector(regions or (metrics.counts,), metrics.counts, metrics.exemplars, facts)
+    return Scrape(Exposition(collector, _shared(console.reading) if console is not None else None))
+
+
+def _shared(reading: "Reading") -> "Callable[[], Awaitable[Iterable[Metric]]]":
+    """How budgets stand, which is told where administrators are served."""
+    from tokengate.telemetry.standing import collect  # noqa: PLC0415 - a sidecar tells nothing of it
+
+    async def shared() -> "Iterable[Metric]":
+        standing = await reading()
+        return () if standing is None else collect(standing)
+
+    return shared
 
 
 def _open_traces(metrics: Metrics | None, *, propagate: bool) -> tuple[Tracing | None, "Spans | None"]:
@@ -294,8 +311,8 @@ async def _administered(
         return
     from tokengate.console import Console, open_admin  # noqa: PLC0415 - a sidecar must not have FastAPI in memory
 
-    async with open_admin(settings, store, owner) as admin:
-        yield Console(admin, status)
+    async with open_admin(settings, store, owner) as (admin, reading):
+        yield Console(admin, status, reading)
 
 
 @asynccontextmanager
@@ -392,7 +409,7 @@ async def open_app(
         keeping = asyncio.create_task(gate.run())
         registering = asyncio.create_task(register(settings, store, time.time_ns() // 1_000_000))
         try:
-            scrape = None if metrics is None else _scrape(settings, role, metrics, regions, gate)
+            scrape = None if metrics is None else _scrape(settings, role, metrics, regions, gate, console)
             yield App(
                 proxy,
                 status,

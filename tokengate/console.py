@@ -13,15 +13,18 @@ from typing import Final
 
 import structlog
 
+from tokengate import __version__
 from tokengate.api import LOOPBACK_NAMES, PATHS, Access, create_console
 from tokengate.composition import open_control, open_ledger, policy_of
 from tokengate.inbound import ASGIApp, ASGIScope, Receive, Send
 from tokengate.ledger import keys
 from tokengate.providers import openai
+from tokengate.scrape import Scrape
 from tokengate.session import Identity
 from tokengate.settings import Settings
 from tokengate.status import Status, not_found
 from tokengate.store import Store, inspect, open_store
+from tokengate.telemetry.standing import Reading, StandingExposition
 
 ANY_HOST: Final = "*"
 
@@ -31,21 +34,46 @@ log = structlog.get_logger()
 class Console:
     """What a port answers that is for administrators alone: the console, and whether the process is well."""
 
-    def __init__(self, admin: ASGIApp, status: Status) -> None:
+    def __init__(
+        self,
+        admin: ASGIApp,
+        status: Status,
+        reading: Reading,
+        scrape: Scrape | None = None,
+        *,
+        scrape_apart: bool = False,
+    ) -> None:
+        """Nothing is served yet.
+
+        Args:
+            admin: the dashboard and the admin API.
+            status: health.
+            reading: how budgets stand, for whoever tells it.
+            scrape: None where nothing is told here.
+            scrape_apart: it is served on STATUS_PORT alone.
+        """
         self.admin = admin
         self.status = status
+        self.reading = reading
+        self._scrape = scrape
+        self._scrape_here = None if scrape_apart else scrape
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and scope["path"].startswith(PATHS):
             await self.admin(scope, receive, send)
         else:
-            await self.observe(scope, receive, send)
+            await self._observe(scope, receive, send, self._scrape_here)
 
     async def observe(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Serve one request on STATUS_PORT: what monitors ask of the process."""
+        await self._observe(scope, receive, send, self._scrape)
+
+    async def _observe(self, scope: ASGIScope, receive: Receive, send: Send, scrape: Scrape | None) -> None:
         if scope["type"] == "http" and scope["path"] in Status.PROCESS_PATHS:
             await self.status(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == Scrape.PATH and scrape is not None:
+            await scrape(scope, receive, send)
         elif scope["type"] == "http":
             await not_found(send)
 
@@ -69,8 +97,8 @@ def hosts_of(settings: Settings) -> frozenset[str] | None:
 
 
 @asynccontextmanager
-async def open_admin(settings: Settings, store: Store, owner: str) -> AsyncIterator[ASGIApp]:
-    """The dashboard and the admin API, on an open store. `admin_token` must be set.
+async def open_admin(settings: Settings, store: Store, owner: str) -> AsyncIterator[tuple[ASGIApp, Reading]]:
+    """The dashboard and the admin API, on an open store, and how budgets stand. `admin_token` must be set.
 
     Raises:
         ValueError: the settings of the tokens cannot be used.
@@ -80,7 +108,8 @@ async def open_admin(settings: Settings, store: Store, owner: str) -> AsyncItera
     read_token = settings.admin_read_token
     access = Access(settings.admin_token.get_secret_value(), read_token.get_secret_value() if read_token else None)
     async with open_control(settings, store, owner) as control:
-        yield create_console(control, access, tenant=settings.tenant, hosts=hosts_of(settings))
+        admin = create_console(control, access, tenant=settings.tenant, hosts=hosts_of(settings))
+        yield admin, Reading(control.standing)
 
 
 @asynccontextmanager
@@ -96,7 +125,7 @@ async def open_console(settings: Settings, owner: str) -> AsyncIterator[Console]
             from tokengate.alerts.opening import telling  # noqa: PLC0415 - only who tells needs it
 
             await stack.enter_async_context(telling(settings, ledger, owner))
-        admin = await stack.enter_async_context(open_admin(settings, store, owner))
+        admin, reading = await stack.enter_async_context(open_admin(settings, store, owner))
         status = Status(
             ledger=ledger,
             ping=ledger.ping,
@@ -106,4 +135,5 @@ async def open_console(settings: Settings, owner: str) -> AsyncIterator[Console]
             role="console",
             outage=lambda: {"away": False},
         )
-        yield Console(admin, status)
+        scrape = Scrape(StandingExposition(reading, __version__)) if settings.metrics else None
+        yield Console(admin, status, reading, scrape, scrape_apart=settings.status_port is not None)

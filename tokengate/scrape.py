@@ -4,13 +4,20 @@ It tells tenants, models and what was spent, and nothing of a session, a prompt 
 should not see that, STATUS_PORT takes it away from the port of the calls.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from tokengate.inbound import ASGIScope, Receive, Send
-from tokengate.telemetry.exposition import Exposition
 
 ACCEPT_BYTES_MAX: Final = 1024
 """An `Accept` header beyond this is not read; the answer is in the plain format."""
+
+
+class Exposition(Protocol):
+    """What there is to tell."""
+
+    async def render(self, accept: str) -> tuple[str, bytes]:
+        """The content type and the text for an `Accept` header."""
+        ...
 
 
 class Scrape:

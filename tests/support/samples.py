@@ -19,7 +19,7 @@ class Samples:
         self.families = {family.name: family for family in parse(text)}
         self.all = [sample for family in self.families.values() for sample in family.samples]
 
-    def of(self, name: str, **labels: str) -> list[Any]:
+    def of(self, name: str, /, **labels: str) -> list[Any]:
         """The samples of a name that have these labels, among others."""
         return [
             sample
@@ -27,11 +27,11 @@ class Samples:
             if sample.name == f"tokengate_{name}" and labels.items() <= sample.labels.items()
         ]
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """The sum of those samples; 0 if there are none."""
         return float(sum(sample.value for sample in self.of(name, **labels)))
 
-    def by(self, name: str, label: str) -> Mapping[str, float]:
+    def by(self, name: str, /, label: str) -> Mapping[str, float]:
         """The values of a name by one label."""
         found: dict[str, float] = {}
         for sample in self.of(name):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
 from tokengate.budgets import Policy, limits, session_limit, window_start, windows
-from tokengate.control import Invalid, Unavailable, Unknown, spending
+from tokengate.control import ControlError, Invalid, Unavailable, Unknown, spending
 from tokengate.control.words import (
     BY_CHARACTERS_MAX,
     FREEZE_MS_MAX,
@@ -35,6 +35,7 @@ from tokengate.ledger import Ledger, LedgerError
 from tokengate.ledger.books import Find, Happening, Lists, Order, Reports, Under
 from tokengate.ledger.state import Reading
 from tokengate.money import AMOUNT_NANO_MAX, format_usd
+from tokengate.telemetry.standing import AGENTS_MAX, PERCENTS, Budget, Standing
 
 DETAIL_EVENTS_MAX: Final = 50
 """How many events a detail has at the most."""
@@ -84,7 +85,6 @@ class LocalControl:
         now_ms = await self._lists.now_ms()
         if query.kind is Kind.TENANT or (query.kind is Kind.AGENT and self._policy.agent_cap_nano is None):
             return await self._few(query, now_ms)
-        window = window_start(windows(self._limit(query.kind, "x"), now_ms), now_ms)
         found = await self._lists.find(
             Find(
                 kind=query.kind,
@@ -96,11 +96,11 @@ class LocalControl:
                 text=query.text,
                 frozen=query.frozen,
                 over_percent=query.over_percent or 0,
-                period_start_ms=window[0] if window is not None else 0,
+                period_start_ms=self._period_start_ms(query.kind, now_ms),
             )
         )
         names = [name.decode(errors="replace") for name in found.names]
-        readings = await self._lists.read([self._limit(query.kind, name) for name in names], found.names)
+        readings = await self._lists.read([self._listed(query.kind, name) for name in names], found.names)
         rows = [self._account(reading) for reading in readings]
         if query.sort in (Sort.SPENT, Sort.SHARE):
             # The index is coarse; on the page itself the order is exact, with those that have spent nothing last.
@@ -190,6 +190,33 @@ class LocalControl:
             agents_frozen=await self._lists.count_frozen(Kind.AGENT, now_ms),
         )
 
+    async def standing(self) -> Standing | None:
+        """What is told to Prometheus; None if the store does not say. Sessions are counted, never named."""
+        try:
+            now_ms = await self._lists.now_ms()
+            agents = await self.sessions(Query(kind=Kind.AGENT, sort=Sort.SHARE, limit=AGENTS_MAX))
+            tenants = await self._few(Query(kind=Kind.TENANT), now_ms)
+            sessions = await self._lists.find(Find("session", Order.ACTIVITY, True, 0, 1, now_ms))
+            near = await self._lists.count_over(Kind.SESSION, PERCENTS, self._period_start_ms(Kind.SESSION, now_ms))
+            frozen = [(kind, await self._lists.count_frozen(kind, now_ms)) for kind in (Kind.SESSION, Kind.AGENT)]
+            holds, held_nano = await self._reports.under_way()
+            server = await self._reports.server()
+        except (LedgerError, ControlError):
+            return None
+        accounts = [*tenants.rows, *agents.rows]
+        return Standing(
+            tenant=self._tenant,
+            # Names that are no text may look alike.
+            budgets=tuple({(each.kind, each.name): _shared(each) for each in accounts}.values()),
+            held_nano=held_nano,
+            holds=holds,
+            sessions=sessions.of,
+            near=tuple(near),
+            frozen=(*frozen, *((Kind.TENANT, int(each.frozen)) for each in tenants.rows)),
+            memory_bytes=server.memory_bytes,
+            memory_bytes_max=server.memory_bytes_max,
+        )
+
     # --- to change ---
 
     @_told
@@ -251,11 +278,25 @@ class LocalControl:
             return Limit(scope, policy.tenant_cap_nano, policy.tenant_period, policy.timezone)
         if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
             raise Invalid(f"a name has 1 to {NAME_CHARACTERS_MAX} characters")
+        return self._listed(kind, name)
+
+    def _listed(self, kind: Kind, name: str) -> Limit:
+        """The same for a session or an agent that the store has, whatever it is called.
+
+        Raises:
+            Invalid: agents have no budgets here.
+        """
+        policy = self._policy
         if kind is Kind.SESSION:
             return session_limit(policy, Session(name, self._tenant))
         if policy.agent_cap_nano is None:
             raise Invalid("agents have no budgets here: set AGENT_BUDGET, for the gates too")
         return Limit(Scope(self._tenant, kind.value, name), policy.agent_cap_nano, policy.agent_period, policy.timezone)
+
+    def _period_start_ms(self, kind: Kind, now_ms: int) -> int:
+        """When the period of now began; 0 without periods."""
+        window = window_start(windows(self._limit(kind, "x"), now_ms), now_ms)
+        return window[0] if window is not None else 0
 
     def _nameable(self, kind: Kind, name: str) -> Scope:
         """The same for what may be made: a name that a call could have."""
@@ -329,6 +370,10 @@ class LocalControl:
             Kind.AGENT: policy.agent_period,
             Kind.TENANT: policy.tenant_period,
         }[kind]
+
+
+def _shared(account: Account) -> Budget:
+    return Budget(account.kind, account.name, account.budget_nano, account.spent_nano, account.held_nano)
 
 
 def _percent(part: int, whole: int) -> int:

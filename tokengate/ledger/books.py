@@ -139,6 +139,13 @@ class Lists(Protocol):
 
     async def count_frozen(self, kind: str, now_ms: int) -> int: ...
 
+    async def count_over(self, kind: str, percents: Sequence[int], period_start_ms: int) -> list[int]:
+        """How many have spent at least so much of their budget (in whole percent), for each of `percents`.
+
+        `period_start_ms`: of the period of now; 0 without periods.
+        """
+        ...
+
     async def alike(self, kind: str, name: str) -> list[str]:
         """Names that there are and that look like one that there is not; the likeliest first, a few at the most."""
         ...

@@ -95,6 +95,11 @@ class RedisLists:
         [count] = await self._ask([command("ZCOUNT", keys.index(self._tenant, kind, "frozen"), f"({now_ms}", "+inf")])
         return int(count)
 
+    async def count_over(self, kind: str, percents: Sequence[int], period_start_ms: int) -> list[int]:
+        key = keys.index(self._tenant, kind, Order.SHARE, period_start_ms)
+        counts = await self._ask([command("ZCOUNT", key, percent, "+inf") for percent in percents])
+        return [int(count) for count in counts]
+
     async def alike(self, kind: str, name: str) -> list[str]:
         import difflib  # noqa: PLC0415 - seldom needed
 

@@ -7,8 +7,9 @@ after the other and lets the event loop turn between them, so that a scrape does
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -69,11 +70,12 @@ class Family(Struct, frozen=True):
     help: str
 
 
-def _families(*rows: tuple[str, str, str, str]) -> dict[str, Family]:
+def families(*rows: tuple[str, str, str, str]) -> dict[str, Family]:
+    """Families by their short names; a row is name, type, labels and what it says."""
     return {name: Family(f"tokengate_{name}", kind, tuple(labels.split()), said) for name, kind, labels, said in rows}
 
 
-FAMILIES: Final = _families(
+FAMILIES: Final = families(
     ("requests_total", COUNTER, "tenant provider model outcome", "Requests that ended, by what became of them."),
     ("tokens_total", COUNTER, "tenant provider model type", "Tokens used, reported or counted; no two types overlap."),
     ("cost_usd_total", COUNTER, "tenant provider model", "What calls were charged, in USD."),
@@ -240,13 +242,7 @@ class Collector:
         return metric
 
     def _gauge(self, name: str, samples: Iterable[tuple[Labels, float]]) -> "Metric":
-        from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
-
-        family = FAMILIES[name]
-        metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, value in samples:
-            metric.add_metric(labels, value)
-        return metric
+        return gauge(FAMILIES[name], samples)
 
     def _histogram(
         self, name: str, bounds_us: Sequence[int], kind: Kind, rows: list[tuple[Labels, list[int]]], start: int
@@ -276,36 +272,50 @@ def _exemplar(kept: Kept) -> "Shown":
     return Exemplar({"trace_id": kept.trace_id}, kept.value_us / MICRO, kept.at_ms / 1000)
 
 
-class Exposition:
-    """Renders the families of a collector as text; one scrape at a time."""
+def gauge(family: Family, samples: Iterable[tuple[Labels, float]]) -> "Metric":
+    """A gauge as prometheus-client has it."""
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
 
-    def __init__(self, collector: Collector) -> None:
+    metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in samples:
+        metric.add_metric(labels, value)
+    return metric
+
+
+async def written(metrics: "Iterable[Metric]", accept: str) -> tuple[str, bytes]:
+    """The content type and the text of metrics for an `Accept` header: OpenMetrics if it is asked for, with exemplars.
+
+    What does not ask for OpenMetrics has no exemplars: the older format has no place for them.
+    """
+    from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
+
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # A version that is none: the plain format is for whoever cannot say what they want.
+        encode, content_type = choose_encoder("")
+    parts: list[bytes] = []
+    for metric in metrics:
+        parts.append(encode(_One(metric)).removesuffix(_END))
+        await asyncio.sleep(0)
+    if content_type.startswith("application/openmetrics-text"):
+        parts.append(_END)
+    return content_type, b"".join(parts)
+
+
+class Exposition:
+    """Renders the families of a collector as text, and of others that have to be asked for; one scrape at a time."""
+
+    def __init__(self, collector: Collector, others: "Callable[[], Awaitable[Iterable[Metric]]] | None" = None) -> None:
         self._collector = collector
+        self._others = others
         self._turn = asyncio.Lock()
 
     async def render(self, accept: str) -> tuple[str, bytes]:
-        """The content type and the text for an `Accept` header: OpenMetrics if it is asked for, with exemplars.
-
-        What does not ask for OpenMetrics has no exemplars: the older format has no place for them.
-        """
-        from prometheus_client import CollectorRegistry  # noqa: PLC0415
-        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
-
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):
-            # A version that is none: the plain format is for whoever cannot say what they want.
-            encode, content_type = choose_encoder("")
-        parts: list[bytes] = []
+        """The content type and the text for an `Accept` header."""
+        others = await self._others() if self._others is not None else ()
         async with self._turn:
-            registry = CollectorRegistry(auto_describe=False)
-            registry.register(self._collector)
-            for family in registry.collect():
-                parts.append(encode(_One(family)).removesuffix(_END))
-                await asyncio.sleep(0)
-        if content_type.startswith("application/openmetrics-text"):
-            parts.append(_END)
-        return content_type, b"".join(parts)
+            return await written(itertools.chain(self._collector.collect(), others), accept)
 
 
 class _One:
