@@ -35,6 +35,8 @@ _OURS_ALONE: Final = "a price from the overlay (OpenAI's own page): genai-prices
 _SEARCHES: Final = "a fee from the overlay: every call of a search model pays for a search"
 _AUDIO: Final = "an audio price from the overlay: genai-prices bills audio of this model as text"
 
+REGIONAL: Final = ("us", "fast-us")
+"""Tiers from the overlay (Anthropic's own page): genai-prices knows no regions."""
 DIFFERENT: Final = {
     ("openai", "ft:babbage-002"): _OURS_ALONE,
     ("openai", "ft:davinci-002"): _OURS_ALONE,
@@ -103,7 +105,7 @@ def cases(section: str) -> tuple[Case, ...]:
     made = []
     for name in sorted({row.name for row in TABLE.sections[section].rows.values()}):
         price = priced(section, name)
-        for tier in ("", *(tier for tier, _ in price.service_tiers)):
+        for tier in ("", *(tier for tier, _ in price.service_tiers if tier not in REGIONAL)):
             for about, usage in usages(price):
                 told = f"{about}, {tier}" if tier else about
                 made.append(Case(section, name, told, replace(usage, service_tier=tier)))

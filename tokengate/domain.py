@@ -86,6 +86,9 @@ class Call(Struct, frozen=True, gc=False):
     input_images: bool = False
     output_audio: bool = False
     service_tier: str = ""
+    tiers_unasked: tuple[str, ...] = ()
+    """Service tiers that it may be billed by although it does not ask for them: what its account is set to decides.
+    They are held for where the model has prices for them."""
     fees: tuple[tuple[str, int], ...] = ()
     """Separately billed calls that the request allows, as (fee name, the largest count)."""
 

@@ -313,7 +313,9 @@ def _apply(models: Block, fact: Block) -> None:
             raise SyncError(f"facts: there is no {fact['section']} model {name}, and the fact does not price it")
         row = models.setdefault(name, {"aliases": []})
         row["aliases"] = sorted({*row["aliases"], *fact["set"].get("aliases", ())})
-        row.update({key: value for key, value in fact["set"].items() if key != "aliases"})
+        if "service_tiers" in fact["set"]:
+            row["service_tiers"] = row.get("service_tiers", {}) | fact["set"]["service_tiers"]
+        row.update({key: value for key, value in fact["set"].items() if key not in ("aliases", "service_tiers")})
         if priced:
             row.update(source=fact["source"], date=fact["date"])
 

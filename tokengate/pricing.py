@@ -369,7 +369,7 @@ def quote(
         UnpricedOutput: it produces output, which has no price.
         UnpricedWindow: it may be billed whole context windows of a model whose window is not known.
     """
-    if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS:
+    if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS and not call.tiers_unasked:
         rates = price.brackets[0].rates  # nearly every model and call: there is nothing to choose from
         input_price = _dearest_input(price, rates, call)
         output_price = _dearest_output(price, rates, call)
@@ -443,6 +443,7 @@ def _reachable(price: Price, call: Call) -> list[Rates]:
         if asked is None:
             raise UnpricedTier(f"the model {price.model} has no price for the service tier {call.service_tier}")
         tiers = [asked, price.brackets] if asked[0].rates.input >= price.brackets[0].rates.input else [asked]
+    tiers += [brackets for name in call.tiers_unasked if (brackets := price.tier(name)) is not None]
     return [
         bracket.rates
         for brackets in tiers

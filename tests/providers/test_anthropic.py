@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.anthropic import USAGE, Answers
 from tokengate.bodies import MalformedRequest, RequestError, UnpricedFeature
 from tokengate.domain import Usage
-from tokengate.pricing import PriceTable, UnpricedWindow, cost, quote
+from tokengate.pricing import PriceTable, UnpricedTier, UnpricedWindow, cost, quote
 from tokengate.providers.anthropic.requests import FORMAL_CAP_TOKENS, Messages, MessagesRequest
 from tokengate.providers.anthropic.usage import read_usage
 from tokengate.resources import pricing_file
@@ -78,6 +78,30 @@ class TestBounds:
             quote(price, request(tools=tools).call, 512)
 
 
+class TestRegions:
+    def wants(self, **members: Any) -> int:
+        price = PRICES.lookup("claude-opus-4-8", "anthropic").price
+        assert price is not None
+        return quote(price, request(model="claude-opus-4-8", **members).call, 512).want_nano
+
+    def test_it_is_held_for_where_it_may_be_run(self) -> None:
+        text = {"messages": [{"role": "user", "content": "x" * 1000}]}
+        by_default, everywhere = self.wants(**text), self.wants(inference_geo="global", **text)
+        assert self.wants(inference_geo="us", **text) > by_default * 0.99
+        assert by_default * 10 == pytest.approx(everywhere * 11, rel=0.02)
+        assert self.wants(speed="fast", **text) * 10 == pytest.approx(everywhere * 22, rel=0.02)
+
+    def test_a_model_that_has_no_other_region_is_held_for_in_one(self) -> None:
+        price = PRICES.lookup("claude-haiku-4-5", "anthropic").price
+        assert price is not None
+        plain = quote(price, request(model="claude-haiku-4-5", inference_geo="global").call, 512)
+        assert (
+            quote(price, request(model="claude-haiku-4-5", inference_geo=None).call, 512).want_nano <= plain.want_nano
+        )
+        with pytest.raises(UnpricedTier, match="service tier us"):
+            quote(price, request(model="claude-haiku-4-5", inference_geo="us").call, 512)
+
+
 class TestCaps:
     def test_none_is_malformed_and_zero_generates_nothing(self) -> None:
         with pytest.raises(MalformedRequest, match="max_tokens must be set"):
@@ -111,7 +135,7 @@ class TestRefusals:
         "members",
         [
             {"mcp_servers": [{"url": "https://example.org"}]}, {"fallbacks": [{"model": "x"}]}, {"container": "c_1"},
-            {"thread": {"id": "t"}}, {"compaction": {"type": "auto"}}, {"speed": "ludicrous"}, {"inference_geo": "us"},
+            {"thread": {"id": "t"}}, {"compaction": {"type": "auto"}}, {"speed": "ludicrous"}, {"inference_geo": "eu"},
             {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
             {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
             {"tools": [{"type": "a_tool_to_come", "name": "x"}]},
@@ -155,6 +179,15 @@ class TestUsage:
         usage = read_usage(USAGE | more, None)
         assert usage is not None
         assert (usage.calls, usage.reasoning_tokens, usage.service_tier) == ((("web_search", 2),), 9, "fast")
+
+    @pytest.mark.parametrize(
+        ("more", "tier"),
+        [({"inference_geo": "us"}, "us"), ({"inference_geo": "us", "speed": "fast"}, "fast-us"), ({"inference_geo": "global"}, "standard")],
+    )  # fmt: skip
+    def test_where_it_was_run_is_told(self, more: dict[str, Any], tier: str) -> None:
+        usage = read_usage(USAGE | more, "claude-sonnet-5")
+        assert usage is not None
+        assert usage.service_tier == tier
 
     @pytest.mark.parametrize(
         "wrong",

@@ -49,7 +49,7 @@ DIALECTS: Final = {
         anthropic.message,
         anthropic.cap_of,
         anthropic.answer,
-        "capped streamed reasoning cached written windows fees long tier:fast",
+        "capped streamed reasoning cached written windows fees long tier:fast tier:us",
     ),
     "gemini": Dialect(
         gemini.generation, gemini.cap_of, gemini.answer, "capped streamed reasoning cached windows sound long"

@@ -59,7 +59,10 @@ _UNPRICED: Final = {
 }
 """Members that could cost what nothing here holds (`anthropic/types/beta/message_create_params.py`)."""
 
-_GLOBAL: Final = (None, "global", "not_available")
+AMERICAN: Final = "us"
+"""The region in which every token costs a tenth more, and what the price table calls that
+(https://platform.claude.com/docs/en/manage-claude/data-residency, and /docs/en/about-claude/pricing)."""
+_REGIONS: Final = (None, "global", "not_available", AMERICAN)
 
 
 class MessagesRequest:
@@ -98,8 +101,6 @@ class Messages:
         for name, what in _UNPRICED.items():
             if document.get(name) not in (None, False, [], {}):
                 raise UnpricedFeature(f"{name} asks for {what}: it has no price here.", name)
-        if document.get("inference_geo") not in _GLOBAL:
-            raise UnpricedFeature("inference_geo must be global: another region has no price here.", "inference_geo")
         model, stream = read_model(document), read_flag(document, "stream")
         messages = read_list(document, "messages")
         if not messages:
@@ -112,6 +113,7 @@ class Messages:
         if tools_tokens or found.tools_used or "output_config" in document or "output_format" in document:
             text_tokens += tools_tokens + escapes_max(body) + NOTATION_TOKENS * body.count(b":")
         budget = _thinking_tokens(document)
+        tier, unasked = _tiers(document)
         call = Call(
             model=model,
             stream=stream,
@@ -126,7 +128,8 @@ class Messages:
             context_windows=min(1, found.documents) + (uses + 1 if uses else 0),
             produces_output=asked > 0,
             input_images=found.images,
-            service_tier="fast" if _fast(document) else "",
+            service_tier=tier,
+            tiers_unasked=unasked,
             fees=fees,
         )
         return MessagesRequest(call, body, document)
@@ -147,6 +150,21 @@ def _fast(document: dict[str, Any]) -> bool:
     if speed not in (None, "standard", "fast"):
         raise UnpricedFeature("speed must be standard or fast: nothing else has a price here.", "speed")
     return speed == "fast"
+
+
+def _tiers(document: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What the price depends on, by its names in the price table: how fast and, if it is asked for, where.
+
+    Where a request does not say where, the workspace's default does, which only the answer tells: that is held for.
+    """
+    geo = document.get("inference_geo")
+    if geo not in _REGIONS:
+        raise UnpricedFeature("inference_geo must be global or us: no other has a price here.", "inference_geo")
+    fast = _fast(document)
+    american = f"fast-{AMERICAN}" if fast else AMERICAN
+    if geo == AMERICAN:
+        return american, ()
+    return "fast" if fast else "", (american,) if geo is None else ()
 
 
 def _thinks(document: dict[str, Any]) -> bool:

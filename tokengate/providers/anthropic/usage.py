@@ -52,8 +52,14 @@ def read_usage(usage: dict[str, Any], model: object) -> Usage | None:
 
 
 def _tier(usage: dict[str, Any]) -> str:
-    """What the price depends on: the fast mode, else the service tier (priority is capacity that was bought before)."""
-    if usage.get("speed") == "fast":
+    """What the price depends on, by its names in the price table: the fast mode and the region, else the service tier.
+
+    Priority is capacity that was bought before.
+    """
+    fast = usage.get("speed") == "fast"
+    if usage.get("inference_geo") == "us":
+        return "fast-us" if fast else "us"
+    if fast:
         return "fast"
     tier = usage.get("service_tier")
     return tier if type(tier) is str and tier != "priority" else ""
