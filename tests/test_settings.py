@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from tokengate.domain import NAME_CHARACTERS_MAX, Period
+from tokengate.domain import NAME_CHARACTERS_MAX, Period, Rate
 from tokengate.settings import (
     AMOUNTS,
     FILE_BYTES_MAX,
@@ -172,6 +172,15 @@ WRONG = [
     ("BUDGET_TIMEZONE", "../etc/passwd"),
     ("OUTPUT_CAP", "sometimes"),
     ("PRICING_FILE", "/nowhere/prices.json"),
+    ("LOOPS", "on"),
+    ("LOOP_REPEATS", "2"),
+    ("TOOL_LOOP_REPEATS", "3"),
+    ("VELOCITY_MAX", "fast"),
+    ("RATE_LIMIT", "60"),
+    ("RATE_LIMIT", "0/min"),
+    ("RATE_LIMIT", "60/fortnight"),
+    ("RATE_LIMIT", "60/min burst 0"),
+    ("FREEZE_S", "0"),
     ("UPSTREAM_CA_FILE", "/nowhere"),
     ("BUSY_WAIT_MS", "-1"),
     ("HOLD_LEASE_S", "1"),
@@ -235,6 +244,20 @@ class TestShown:
         assert shown(settings, "redis_url") == "(unset)"
         assert shown(settings, "agent") == "(unset)"
         assert shown(settings, "default_budget_period") == "none"
+
+    @pytest.mark.parametrize(
+        ("text", "read", "written"),
+        [
+            ("60/min", Rate(60, 60_000, 60), "60/min burst 60"),
+            (" 600/hour burst 50 ", Rate(600, 3_600_000, 50), "600/hour burst 50"),
+            ("5/s", Rate(5, 1000, 5), "5/s burst 5"),
+            ("1000/day burst 10", Rate(1000, 86_400_000, 10), "1000/day burst 10"),
+        ],
+    )
+    def test_rates(self, text: str, read: Rate, written: str) -> None:
+        settings = load({"RATE_LIMIT": text}, None).settings
+        assert settings.rate_limit == read
+        assert shown(settings, "rate_limit") == written
 
     @pytest.mark.parametrize(
         ("url", "text"),

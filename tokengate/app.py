@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tokengate import __version__
-from tokengate.composition import open_ledger, policy_of, register
+from tokengate.composition import open_ledger, policy_of, register, rules_of
 from tokengate.destination import Destination, Destinations
 from tokengate.domain import Reason
 from tokengate.gate import Gate
@@ -386,6 +386,7 @@ async def open_app(
             waiters_max=settings.waiters_max,
             lease_ms=settings.hold_lease_s * 1000,
             tenant=settings.tenant,
+            rules=rules_of(settings),
         )
         proxy = Proxy(
             router=Router(ROUTES),

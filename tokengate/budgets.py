@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from tokengate.domain import Limit, Period, Quote, Scope, Session
+from tokengate.domain import Limit, Period, Quote, Rate, Scope, Session
+from tokengate.money import AMOUNT_NANO_MAX
 
 SHARE: Final = 4
 """A grant above a call's need is at most this fraction (1/SHARE) of the headroom: a fair share near the end."""
@@ -46,25 +47,33 @@ class Policy(Struct, frozen=True, gc=False, cache_hash=True):
     tenant_cap_nano: int | None = None
     tenant_period: Period = Period.NONE
     timezone: str = "UTC"
+    session_rate: Rate | None = None
+    agent_rate: Rate | None = None
+    tenant_rate: Rate | None = None
 
 
 @lru_cache(maxsize=_LIMITS_CACHED)
 def limits(policy: Policy, session: Session) -> tuple[Limit, ...]:
     """The limits on a call's path, innermost first: session, then agent, then tenant."""
     path = [session_limit(policy, session)]
-    if session.agent and policy.agent_cap_nano is not None:
-        scope = Scope(session.tenant, "agent", session.agent)
-        path.append(Limit(scope, policy.agent_cap_nano, policy.agent_period, policy.timezone))
-    if policy.tenant_cap_nano is not None:
-        scope = Scope(session.tenant, "tenant", session.tenant)
-        path.append(Limit(scope, policy.tenant_cap_nano, policy.tenant_period, policy.timezone))
+    if session.agent and (policy.agent_cap_nano is not None or policy.agent_rate is not None):
+        scope, cap_nano = Scope(session.tenant, "agent", session.agent), policy.agent_cap_nano
+        path.append(_limit(scope, cap_nano, policy.agent_period, policy, policy.agent_rate))
+    if policy.tenant_cap_nano is not None or policy.tenant_rate is not None:
+        scope, cap_nano = Scope(session.tenant, "tenant", session.tenant), policy.tenant_cap_nano
+        path.append(_limit(scope, cap_nano, policy.tenant_period, policy, policy.tenant_rate))
     return tuple(path)
+
+
+def _limit(scope: Scope, cap_nano: int | None, period: Period, policy: Policy, rate: Rate | None) -> Limit:
+    """A limit; one that is there for its rate alone has a cap that nobody reaches."""
+    return Limit(scope, AMOUNT_NANO_MAX if cap_nano is None else cap_nano, period, policy.timezone, rate)
 
 
 def session_limit(policy: Policy, session: Session) -> Limit:
     """The limit of the session itself; every session has one."""
     scope = Scope(session.tenant, "session", session.id)
-    return Limit(scope, policy.session_cap_nano, policy.session_period, policy.timezone)
+    return _limit(scope, policy.session_cap_nano, policy.session_period, policy, policy.session_rate)
 
 
 def windows(limit: Limit, now_ms: int) -> tuple[int, ...]:

@@ -8,7 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from tokengate.anomaly import Rules
 from tokengate.budgets import Policy
+from tokengate.domain import Mode, Rate
 from tokengate.ledger import Watch, keys
 from tokengate.ledger.link import Link
 from tokengate.ledger.redis import RedisLedger
@@ -31,6 +35,33 @@ def policy_of(settings: Settings) -> Policy:
         tenant_cap_nano=settings.tenant_budget,
         tenant_period=settings.tenant_budget_period,
         timezone=settings.budget_timezone,
+        session_rate=_rate(settings.rate_limit, settings.rate_limit_mode),
+        agent_rate=_rate(settings.agent_rate_limit, settings.agent_rate_limit_mode),
+        tenant_rate=_rate(settings.tenant_rate_limit, settings.tenant_rate_limit_mode),
+    )
+
+
+def _rate(rate: Rate | None, mode: Mode) -> Rate | None:
+    return None if rate is None or mode is Mode.OFF else replace(rate, mode=mode)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """By what a session is found to run away, and what is done about it."""
+    return Rules(
+        loops=settings.loops,
+        loop_repeats=settings.loop_repeats,
+        tool_loops=settings.tool_loops,
+        tool_loop_repeats=settings.tool_loop_repeats,
+        pause_ms=settings.loop_pause_ms,
+        growth=settings.growth,
+        growth_calls=settings.growth_calls,
+        growth_percent=settings.growth_percent,
+        velocity=settings.velocity,
+        velocity_max_nano=settings.velocity_max,
+        velocity_factor=settings.velocity_factor,
+        velocity_floor_nano=settings.velocity_floor,
+        freeze_ms=settings.freeze_s * 1000,
+        freeze_ms_max=settings.freeze_s_max * 1000,
     )
 
 
@@ -56,6 +87,7 @@ def _ledger(settings: Settings, store: "Place", owner: str, key: str, watch: Wat
         retry_ms=settings.store_timeout_ms,
         watch=watch,
         thresholds=settings.alert_thresholds,
+        rules=rules_of(settings),
     )
 
 

@@ -226,6 +226,8 @@ class Refusal(Struct, frozen=True, gc=False):
     required_nano: int | None = None
     frozen_reason: str | None = None
     frozen_until_ms: int | None = None
+    rule: str | None = None
+    """The rule that it broke, if it was one."""
     expected_nano: int = 0
     """What the call would probably have cost: its input, and answers of its model's mean length."""
     waited_us: int = 0
@@ -309,5 +311,8 @@ class Outcome(Struct, frozen=True, gc=False):
     method: str = ""
     path: str = ""
     """As it was asked for, up to a bound."""
+    rule: str | None = None
+    """The rule by which it was refused; of a call that was allowed, the one that would have refused it, were it
+    enforced."""
     route: str = ""
     """The row of the endpoint table: a path that may end in `/*`; empty if there is none."""

@@ -15,8 +15,10 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tokengate.anomaly import NO_RULES, Mark, Rule, Rules
+from tokengate.anomaly.marks import Marker
 from tokengate.budgets import Policy, TypicalOutput, ample_nano, limits
-from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
+from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Scope, Session, Standing, Usage
 from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
 from tokengate.prices import Price, PricingError
@@ -58,6 +60,8 @@ class Ticket(Struct, frozen=True):
     """The tightest limit, with this hold in it."""
     waited_us: int
     """How long it stood in line, in microseconds."""
+    rule: Rule | None = None
+    """The one that would have refused it, were it enforced."""
 
 
 class Charge(Struct, frozen=True):
@@ -84,8 +88,10 @@ class Gate:
         waiters_max: int,
         lease_ms: int,
         tenant: str,
+        rules: Rules = NO_RULES,
     ) -> None:
         self.prices = prices
+        self._marker = Marker() if rules.marking else None
         self._ledger = ledger
         self._policy = policy
         self._tokenizer = tokenizer
@@ -119,12 +125,13 @@ class Gate:
         countable = price.encoding is not None and call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES
         try:
             bounds = self._quote(price, call)
-            ask = _ask(hold_id, session, path, bounds, price.model, exact=not countable)
+            mark = self._mark(request)
+            ask = _ask(hold_id, session, path, bounds, price.model, mark, exact=not countable)
             verdict = await self._reserve(ask, bounds)
             if verdict.kind is Kind.TIGHT and price.encoding is not None:
                 call = await self._counted(price.encoding, request)
                 bounds = self._quote(price, call)
-                ask = _ask(hold_id, session, path, bounds, price.model, exact=True)
+                ask = _ask(hold_id, session, path, bounds, price.model, mark, exact=True)
                 verdict = await self._reserve(ask, bounds)
         except PricingError as error:
             return Refusal(Reason.MODEL_NOT_PRICED, f"{error}", param="model")
@@ -139,8 +146,27 @@ class Gate:
             return replace(_refusal(verdict, bounds), expected_nano=expected, waited_us=verdict.waited_us)
         self._held.add(hold_id)
         cap = output_cap_for(bounds, verdict.grant_nano) if bounds.cappable else None
-        grant, standing, waited = verdict.grant_nano, verdict.standing, verdict.waited_us
-        return Ticket(hold_id, session, path, section, request, call, price, bounds, grant, cap, standing, waited)
+        return Ticket(
+            hold_id,
+            session,
+            path,
+            section,
+            request,
+            call,
+            price,
+            bounds,
+            verdict.grant_nano,
+            cap,
+            verdict.standing,
+            verdict.waited_us,
+            verdict.rule,
+        )
+
+    def _mark(self, request: Request) -> Mark | None:
+        """By what the call is told whether it repeats another one; None where no rule asks for it."""
+        if self._marker is None or (asked := request.asked()) is None:
+            return None
+        return self._marker.mark(asked.document, asked.conversation, asked.bytes)
 
     def _quote(self, price: Price, call: Call) -> Quote:
         return quote(price, call, self._typical.of(price.model), output_cap=self._output_cap)
@@ -328,8 +354,17 @@ class Gate:
         return self._under_way + len(self._background)
 
 
-def _ask(hold_id: str, session: Session, path: tuple[Limit, ...], bounds: Quote, model: str, *, exact: bool) -> Ask:
-    return Ask(hold_id, session, path, bounds.floor_nano, ample_nano(bounds), bounds.want_nano, exact, model)
+def _ask(
+    hold_id: str,
+    session: Session,
+    path: tuple[Limit, ...],
+    bounds: Quote,
+    model: str,
+    mark: Mark | None,
+    *,
+    exact: bool,
+) -> Ask:
+    return Ask(hold_id, session, path, bounds.floor_nano, ample_nano(bounds), bounds.want_nano, exact, model, mark)
 
 
 def _is_busy(verdict: Verdict) -> bool:
@@ -358,14 +393,7 @@ def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
     standing, scope = verdict.standing, verdict.standing.scope
     whose = "" if scope.kind == "session" else f" of the {scope}"
     if verdict.kind is Kind.FROZEN:
-        until = f" until {_iso(verdict.frozen_until_ms)}" if verdict.frozen_until_ms is not None else ""
-        return Refusal(
-            Reason.SESSION_FROZEN,
-            f"The {scope} is frozen{until}: {verdict.frozen_reason or 'no reason was given'}",
-            standing=standing,
-            frozen_reason=verdict.frozen_reason,
-            frozen_until_ms=verdict.frozen_until_ms,
-        )
+        return frozen(scope, verdict.frozen_reason, verdict.frozen_until_ms, standing, verdict.rule)
     if verdict.kind is Kind.INVALID:
         return Refusal(
             Reason.BUDGET_INVALID,
@@ -382,6 +410,8 @@ def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
             Reason.RATE_LIMITED,
             f"The {scope} makes more requests than it may. One more may come in {verdict.retry_after_ms / 1000:.3f} s.",
             retry_after_s=-(-verdict.retry_after_ms // 1000),
+            standing=standing,
+            rule=verdict.rule,
         )
     remaining, required = format_usd(standing.remaining_nano), format_usd(bounds.need_nano)
     if verdict.kind is Kind.BUSY:
@@ -397,6 +427,21 @@ def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
         f"Budget{whose} exceeded. Remaining: ${remaining}, Required: ${required}",
         standing=standing,
         required_nano=bounds.need_nano,
+    )
+
+
+def frozen(
+    scope: Scope, reason: str | None, until_ms: int | None, standing: Standing | None = None, rule: str | None = None
+) -> Refusal:
+    """A call of a scope that is frozen; `until_ms`: None until somebody lifts the freeze."""
+    until = f" until {_iso(until_ms)}" if until_ms is not None else ""
+    return Refusal(
+        Reason.SESSION_FROZEN,
+        f"The {scope} is frozen{until}: {reason or 'no reason was given'}",
+        standing=standing,
+        frozen_reason=reason,
+        frozen_until_ms=until_ms,
+        rule=rule,
     )
 
 

@@ -300,6 +300,7 @@ class Visit:
             progress=progress,
             error=progress.error,
             reason=progress.reason,
+            rule=ticket.rule,
             actual_nano=charge.cost_nano,
             assumed=charge.assumed,
             ending=charge.ending,
@@ -356,6 +357,7 @@ class Visit:
             reason=refusal.reason,
             error=refusal.message,
             decision=decision,
+            rule=refusal.rule,
             estimated_nano=refusal.required_nano,
             # Who may come again in a moment will; whoever is refused for good would have spent it.
             saved_nano=refusal.expected_nano if refusal.retry_after_s is None else 0,
@@ -414,6 +416,7 @@ class Visit:
         assumed: bool = False,
         ending: Ending | None = None,
         usage: Usage | None = None,
+        rule: str | None = None,
     ) -> None:
         now_ns, started_ns = time.perf_counter_ns(), self.started_ns
         dispatched_ns, received_ns = self.dispatched_ns, self.received_ns or started_ns
@@ -455,6 +458,7 @@ class Visit:
                 trace=self.trace,
                 method=self.inbound.method,
                 path=self.inbound.path[:PATH_CHARS_SHOWN],
+                rule=rule,
                 route=self.route,
             )
         )

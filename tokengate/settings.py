@@ -26,7 +26,9 @@ from tokengate.domain import (
     NAME_PATTERN,
     TOKEN_CHARACTERS_MAX,
     TOKEN_CHARACTERS_MIN,
+    Mode,
     Period,
+    Rate,
 )
 from tokengate.money import AMOUNT_NANO_MAX, format_usd, parse_usd
 
@@ -50,6 +52,11 @@ GRACE_S_MAX: Final = 3_600
 REQUEST_BYTES_MIN: Final = 1024
 HEADER_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 1024 * 1024 * 1024
+REPEATS_MAX: Final = 32
+PERCENT_MAX: Final = 1_000
+PAUSE_MS_MAX: Final = 600_000
+FREEZE_S_MAX: Final = 30 * 86_400
+RATE_REQUESTS_MAX: Final = 1_000_000
 THRESHOLDS_MAX: Final = 8
 ALERT_HOSTS_MAX: Final = 64
 
@@ -130,6 +137,23 @@ def _thresholds(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
+_RATE: Final = re.compile(r"(\d{1,7})/(s|min|hour|day)(?: burst (\d{1,7}))?", re.ASCII)
+_RATE_PER_MS: Final = {"s": 1_000, "min": 60_000, "hour": 3_600_000, "day": 86_400_000}
+
+
+def _rate(value: object) -> object:
+    """`60/min burst 20`; without a burst, all of them may come at once."""
+    if not isinstance(value, str):
+        return value
+    found = _RATE.fullmatch(value.strip())
+    if found is None:
+        raise ValueError("not a rate")
+    requests, burst = int(found[1]), int(found[3] or found[1])
+    if not 1 <= requests <= RATE_REQUESTS_MAX or not 1 <= burst <= RATE_REQUESTS_MAX:
+        raise ValueError("not a rate")
+    return Rate(requests, _RATE_PER_MS[found[2]], burst)
+
+
 def _among(*known: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     def check(value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not set(value) <= set(known):
@@ -200,6 +224,15 @@ Host = Annotated[str, AfterValidator(_host), Allowed("an address or a host name"
 Timezone = Annotated[
     str, AfterValidator(_timezone), Allowed("a name of the IANA time zone database, like UTC or Europe/Berlin")
 ]
+OptionalRate = Annotated[
+    Rate | None,
+    BeforeValidator(_rate),
+    Allowed(
+        "a number of requests per s, min, hour or day, and how many of them may come at once if not all, "
+        f"like 60/min or 600/hour burst 50, up to {RATE_REQUESTS_MAX}"
+    ),
+]
+Repeats = Annotated[int, Field(ge=3, le=REPEATS_MAX)]
 Thresholds = Annotated[
     tuple[int, ...],
     BeforeValidator(_percentages),
@@ -283,6 +316,28 @@ class Settings(BaseSettings):
     output_cap: Literal["when_unset", "always", "never"] = "when_unset"
     pricing_file: OptionalFile = None
 
+    loops: Mode = Mode.ENFORCE
+    loop_repeats: Repeats = 8
+    loop_pause_ms: Annotated[int, Field(ge=100, le=PAUSE_MS_MAX)] = 8_000
+    tool_loops: Mode = Mode.ENFORCE
+    tool_loop_repeats: Annotated[int, Field(ge=4, le=REPEATS_MAX)] = 7
+    growth: Mode = Mode.ENFORCE
+    growth_calls: Repeats = 8
+    growth_percent: Annotated[int, Field(ge=110, le=PERCENT_MAX)] = 150
+    velocity: Mode = Mode.ENFORCE
+    velocity_max: OptionalAmount = None
+    velocity_factor: Annotated[int, Field(ge=0, le=PERCENT_MAX)] = 20
+    velocity_floor: Amount = 5_000_000_000
+    freeze_s: Annotated[int, Field(ge=1, le=FREEZE_S_MAX)] = 600
+    freeze_s_max: Annotated[int, Field(ge=1, le=FREEZE_S_MAX)] = 86_400
+    freeze_cuts_streams: bool = False
+    rate_limit: OptionalRate = None
+    rate_limit_mode: Mode = Mode.ENFORCE
+    agent_rate_limit: OptionalRate = None
+    agent_rate_limit_mode: Mode = Mode.ENFORCE
+    tenant_rate_limit: OptionalRate = None
+    tenant_rate_limit_mode: Mode = Mode.ENFORCE
+
     busy_wait_ms: Annotated[int, Field(ge=0, le=WAIT_MS_MAX)] = 30_000
     waiters_max: Annotated[int, Field(ge=0, le=CALLS_MAX)] = 1024
     hold_lease_s: Annotated[int, Field(ge=LEASE_S_MIN, le=LEASE_S_MAX)] = 60
@@ -348,7 +403,9 @@ SECRETS: Final = frozenset(
         "alert_routing_key",
     }
 )
-AMOUNTS: Final = frozenset({"default_budget", "agent_budget", "tenant_budget", "store_allowance"})
+AMOUNTS: Final = frozenset(
+    {"default_budget", "agent_budget", "tenant_budget", "store_allowance", "velocity_max", "velocity_floor"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +460,8 @@ def allowed(name: str) -> str:
     high = next((mark.le for mark in field.metadata if isinstance(mark, Le)), None)
     if low is not None and high is not None:
         return f"a whole number from {low} to {high}"
-    if field.annotation is Period:
-        return _either(list(Period))
+    if field.annotation in (Period, Mode):
+        return _either([str(each) for each in field.annotation])
     if get_origin(field.annotation) is Literal:
         return _either(list(get_args(field.annotation)))
     return "true or false"
@@ -423,6 +480,9 @@ def shown(settings: Settings, name: str) -> str:
         return f"{format_usd(value)} USD"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Rate):
+        unit = next(unit for unit, ms in _RATE_PER_MS.items() if ms == value.per_ms)
+        return f"{value.requests}/{unit} burst {value.burst}"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value)

@@ -18,7 +18,7 @@ from msgspec.json import Decoder
 from tokengate.destination import Destination, Destinations
 from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Call, Session, Usage
 from tokengate.money import AMOUNT_NANO_MAX, NANO_PER_USD
-from tokengate.providers import Count, Meter, Quirks, Request, RequestError, Route, Router
+from tokengate.providers import Asked, Count, Meter, Quirks, Request, RequestError, Route, Router
 from tokengate.session import HEADER
 
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -90,6 +90,9 @@ class Logged:
 
     def body(self, output_cap_tokens: int | None) -> bytes:
         raise NotImplementedError("a log line cannot be forwarded")
+
+    def asked(self) -> Asked | None:
+        return None
 
     def meter(self, status: int, content_type: str) -> Meter:
         raise NotImplementedError("a log line has no answer")

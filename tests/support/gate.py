@@ -38,6 +38,9 @@ POLL_S: Final = 0.002
 ROOT: Final = Path(__file__).parent.parent.parent
 KEY: Final = "sk-the-providers-own"
 
+CALM: Final = dict.fromkeys(("LOOPS", "TOOL_LOOPS", "GROWTH", "VELOCITY"), "off")
+"""Tests send the same again and again: rules about runaways are for those that are about them."""
+
 INPUT_NANO: Final = 150
 OUTPUT_NANO: Final = 600
 """Nano-USD a token of gpt-4o-mini: $0.15 and $0.60 a million (https://developers.openai.com/api/docs/pricing)."""
@@ -176,7 +179,7 @@ async def gate(provider: str, store: str | None, **settings: object) -> AsyncIte
         settings: others, by their field names, in the notation of the environment.
     """
     given = {name.upper(): str(value) for name, value in settings.items() if value is not None}
-    environ = {"OPENAI_BASE_URL": provider, "OPENAI_API_KEY": KEY, "REDIS_URL": store or ""} | given
+    environ = {"OPENAI_BASE_URL": provider, "OPENAI_API_KEY": KEY, "REDIS_URL": store or ""} | CALM | given
     lines: list[dict[str, Any]] = []
     with (
         mock.patch.object(tokengate.app, "write_stdout", lambda data: lines.extend(map(json.loads, data.splitlines()))),
@@ -233,6 +236,7 @@ async def gate_processes(
     # Nothing of whoever runs the tests: neither their settings nor a .env in their directory.
     environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environ |= {"OPENAI_BASE_URL": provider, "OPENAI_API_KEY": KEY, "REDIS_URL": store or "", "PYTHONPATH": str(ROOT)}
+    environ |= CALM
     command = [sys.executable, "-m", "tokengate", "serve", "--role", role]
     with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as place:
         running: list[Process] = []

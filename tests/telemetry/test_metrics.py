@@ -219,6 +219,17 @@ class TestCardinality:
         assert after.value("requests_total", model=OTHER, outcome="blocked") == 51
 
 
+def test_what_rules_refuse_is_counted_apart_from_what_they_would_have(metrics: Metrics) -> None:
+    metrics.record(replace(refused(Reason.SESSION_FROZEN), rule="loop"))
+    metrics.record(replace(refused(Reason.SESSION_FROZEN), rule="loop"))
+    metrics.record(replace(ANSWERED, rule="tool_loop"))
+    metrics.record(ANSWERED)
+    found = samples(metrics)
+    assert found.of("runaway_calls_total", rule="loop", mode="enforce")[0].value == 2
+    assert found.of("runaway_calls_total", rule="tool_loop", mode="shadow")[0].value == 1
+    assert len(found.of("runaway_calls_total")) == 2
+
+
 class TestExposition:
     @pytest.fixture
     def filled(self, metrics: Metrics) -> Metrics:
@@ -226,6 +237,7 @@ class TestExposition:
         metrics.record(replace(ANSWERED, trace=trace, code_class="5xx"))
         metrics.record(replace(ANSWERED, trace=replace(trace, trace_id="f" * 32, sampled=False)))
         metrics.record(refused(Reason.BUDGET_EXCEEDED, saved_nano=1))
+        metrics.record(replace(ANSWERED, rule="velocity"))
         metrics.answered("reserve", 300)
         return metrics
 

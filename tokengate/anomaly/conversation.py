@@ -113,7 +113,7 @@ def _whole(message: dict[str, Any], digests: Digests, by: By) -> bytes:
     if type(content) is str:
         return digests.text(content, by) + digests.value(other, By.MODEL)
     if type(content) is not list:
-        return digests.value(other, by)
+        return digests.value(without_ids(message), by)
     parts = [part["text"] if _is_text(part) else without_ids(part) for part in content]
     return b"".join(digests.value(part, by) for part in (*parts, other))
 

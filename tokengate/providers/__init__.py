@@ -22,6 +22,7 @@ from tokengate.tokens import Count
 __all__ = (
     "NO_HEAD",
     "STATUS",
+    "Asked",
     "Count",
     "Dialect",
     "Endpoint",
@@ -110,6 +111,16 @@ class Quirks(Struct, frozen=True):
     """Its answers say what they cost, and it is believed."""
 
 
+class Asked(Struct, frozen=True, gc=False):
+    """What a request asks, for telling whether it repeats another one."""
+
+    document: dict[str, Any]
+    """The body, as parsed."""
+    conversation: str
+    """The member of it that is the conversation: a list of messages, or a text."""
+    bytes: int
+
+
 class Request(Protocol):
     """One parsed request of a metered endpoint."""
 
@@ -126,6 +137,10 @@ class Request(Protocol):
 
     def body(self, output_cap_tokens: int | None) -> bytes:
         """The bytes to forward: as they came, but for the output cap (if one is given) and what metering needs."""
+        ...
+
+    def asked(self) -> Asked | None:
+        """What is asked; None where asking the same again and again means nothing, as of texts that are embedded."""
         ...
 
     def meter(self, status: int, content_type: str) -> Meter:
@@ -163,6 +178,8 @@ def figures(refusal: Refusal) -> dict[str, Any]:
         }
     if refusal.reason is Reason.SESSION_FROZEN:
         found |= {"reason": refusal.frozen_reason, "until": _timestamp(refusal.frozen_until_ms)}
+    if refusal.rule is not None:
+        found["rule"] = refusal.rule
     return found
 
 

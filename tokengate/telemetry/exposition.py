@@ -34,6 +34,7 @@ from tokengate.telemetry.metrics import (
     REFUSALS,
     REFUSED_AT,
     RESTARTS_AT,
+    RULED,
     SAVED_AT,
     SHORT_US,
     STORE,
@@ -83,6 +84,7 @@ FAMILIES: Final = families(
     ("overrun_usd_total", COUNTER, "tenant provider model", "Of the cost, what went beyond the hold of its call."),
     ("blocked_total", COUNTER, "tenant reason", "Requests that the gate refused, by reason."),
     ("saved_usd_total", COUNTER, "tenant reason", "What calls refused for good would have cost, by their estimates."),
+    ("runaway_calls_total", COUNTER, "tenant rule mode", "Calls that a rule about runaways refused, or would have."),
     ("unpriced_requests_total", COUNTER, "tenant", "Requests refused for want of a price."),
     ("upstream_errors_total", COUNTER, "provider code_class", "Providers' answers that were errors or did not come."),
     ("request_duration_seconds", HISTOGRAM, "provider model", "From the head of a forwarded call to its answer's end."),
@@ -172,6 +174,7 @@ class Collector:
         yield self._counter(
             "saved_usd_total", ((labels, row[SAVED_AT] / NANO) for labels, row in rows if row[SAVED_AT])
         )
+        yield self._counter("runaway_calls_total", ((labels, row[0]) for labels, row in self._rows(RULED)))
         unpriced = [(labels[:1], row[REFUSED_AT]) for labels, row in rows if labels[1] == "model_not_priced"]
         # There from the beginning: an alert on its increase would miss the first one otherwise.
         yield self._counter("unpriced_requests_total", unpriced or [((self._facts.tenant,), 0)])

@@ -87,6 +87,7 @@ class Line(Struct, frozen=True, gc=False, omit_defaults=True):
     waited_ms: float | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    rule: str | None = None
     reason: Reason | None = None
     error: str | None = None
 
@@ -124,6 +125,7 @@ def line(outcome: Outcome) -> Line:
         outcome.waited_us / 1000 if outcome.waited_us else None,
         None if trace is None else trace.trace_id,
         None if trace is None else trace.span_id or None,
+        outcome.rule,
         outcome.reason,
         outcome.error,
     )

@@ -12,7 +12,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from tokengate.domain import Outcome, Reason, Usage
+from tokengate.anomaly import Rule
+from tokengate.domain import Mode, Outcome, Reason, Usage
 from tokengate.telemetry.counts import Counts, Kind
 
 TENANTS_MAX: Final = 64
@@ -103,7 +104,10 @@ TRACE_RESULTS: Final = ("exported", "failed", "dropped")
 PROCESS: Final = Kind(5, TRACES_AT + len(TRACE_RESULTS), 1)
 """One row, without labels."""
 
-KINDS: Final = (CALLS, TIMES, REFUSALS, FAILURES, STORE, PROCESS)
+RULED: Final = Kind(6, 1, (TENANTS_MAX + 1) * len(Rule) * 2, (OVERFLOW, OTHER, OTHER))
+"""By tenant, rule and what is done about it."""
+
+KINDS: Final = (CALLS, TIMES, REFUSALS, FAILURES, STORE, PROCESS, RULED)
 
 _OUTCOME_AT: Final = {name: at for at, name in enumerate(OUTCOMES)}
 _BLOCKED_AT, _PASSED_AT, _LEFT_AT = (_OUTCOME_AT[name] for name in ("blocked", "passed", "left"))
@@ -164,6 +168,9 @@ class Metrics:
             at = self._call_row(tenant, provider, model)
         if outcome.code_class is not None:
             cells[self.counts.row(FAILURES, (provider, outcome.code_class))] += 1
+        if outcome.rule is not None:
+            mode = Mode.ENFORCE if outcome.decision == "blocked" else Mode.SHADOW
+            cells[self.counts.row(RULED, (self._tenant(tenant), outcome.rule, mode.value))] += 1
         if ending is None:
             cells[at + self._without_ending(outcome, tenant)] += 1
             return

@@ -19,7 +19,7 @@ from tokengate.bodies import (
     rewrite,
 )
 from tokengate.domain import Call
-from tokengate.providers import NO_HEAD, Count, Head, Meter, Quirks
+from tokengate.providers import NO_HEAD, Asked, Count, Head, Meter, Quirks
 from tokengate.providers.anthropic.blocks import look_at, survey
 from tokengate.providers.anthropic.meters import meter
 
@@ -86,6 +86,9 @@ class MessagesRequest:
         if output_cap_tokens is None or asked is None or output_cap_tokens >= asked:
             return self._body
         return rewrite(self._body, self._document, {"max_tokens": max(1, output_cap_tokens)})
+
+    def asked(self) -> Asked | None:
+        return Asked(self._document, "messages", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
         return meter(status, content_type, hidden_output=_thinks(self._document))

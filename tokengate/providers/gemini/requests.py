@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tokengate.bodies import MalformedRequest, UnpricedFeature, escapes_max, read_object, rewrite
 from tokengate.domain import Call
-from tokengate.providers import NO_HEAD, Count, Head, Meter, Quirks
+from tokengate.providers import NO_HEAD, Asked, Count, Head, Meter, Quirks
 from tokengate.providers.gemini.contents import Survey, look_at, survey
 from tokengate.providers.gemini.members import items, member, section, spelling, whole_number
 from tokengate.providers.gemini.meters import meter
@@ -64,6 +64,12 @@ class GeminiRequest:
         cap = min(output_cap_tokens, self.call.output_tokens_asked or output_cap_tokens)
         capped = {**settings, spelling(settings, "maxOutputTokens"): max(1, cap)}
         return rewrite(self._body, self._document, {name: capped})
+
+    def asked(self) -> Asked | None:
+        if not self.call.produces_output:
+            return None
+        # The model stands in the path; a conversation of one content may stand there without its list.
+        return Asked(self._document | {"model": self.call.model}, "contents", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
         return meter(status, content_type, produces_output=self.call.produces_output)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tokengate.bodies import escapes_max, read_flag, read_int, read_list, read_model, read_object, rewrite
 from tokengate.domain import Call
-from tokengate.providers import NO_HEAD, Count, Head, MalformedRequest, Meter, Quirks, UnpricedFeature
+from tokengate.providers import NO_HEAD, Asked, Count, Head, MalformedRequest, Meter, Quirks, UnpricedFeature
 from tokengate.providers.openai import fields
 from tokengate.providers.openai.fields import MAX_COMPLETION_TOKENS, MAX_TOKENS
 from tokengate.providers.openai.messages import (
@@ -116,6 +116,11 @@ class OpenAIRequest:
             present.append(field)
         wanted = {name: min(self._document.get(name) or cap, cap) for name in present}
         return {name: value for name, value in wanted.items() if self._document.get(name) != value}
+
+    def asked(self) -> Asked | None:
+        if not self.call.produces_output:
+            return None
+        return Asked(self._document, "messages" if "messages" in self._document else "prompt", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
         found = meter(self._expected, status, content_type)

@@ -19,7 +19,7 @@ from tokengate.bodies import (
     rewrite,
 )
 from tokengate.domain import Call
-from tokengate.providers import NO_HEAD, Count, Head, Meter, Quirks
+from tokengate.providers import NO_HEAD, Asked, Count, Head, Meter, Quirks
 from tokengate.providers.openai import fields
 from tokengate.providers.openai.images import base64_image_size, image_rule
 from tokengate.providers.openai.messages import COMMA_TOKENS, MESSAGE_TOKENS, REPLAY_TOKENS, REPLY_TOKENS, TOOL_TOKENS
@@ -109,6 +109,9 @@ class ResponsesRequest:
             return self._body
         cap = min(output_cap_tokens, self.call.output_tokens_asked or output_cap_tokens)
         return rewrite(self._body, self._document, {MAX_OUTPUT_TOKENS: max(1, cap)})
+
+    def asked(self) -> Asked | None:
+        return Asked(self._document, "input", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
         return response_meter(status, content_type, hidden_output=reasons(self.call.model))
