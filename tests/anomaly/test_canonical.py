@@ -216,7 +216,7 @@ def test_a_mark_is_one_short_line_that_says_nothing() -> None:
     made = mark(chat(system("A secret."), user("What is it?"), *used("f", {"x": 1}, "r")))
     assert len(made.packed) < 50
     assert "secret" not in made.packed
-    assert made.packed.split(" ") == [made.call, made.root, str(made.bytes), "-", "0", ""]
+    assert made.packed.split(" ") == [made.call, made.root, f"{made.bytes:010d}", "-", "0", ""]
 
 
 json_values = st.recursive(

@@ -167,8 +167,8 @@ class Mark(Struct, frozen=True, gc=False):
 
     @property
     def packed(self) -> str:
-        """One line, as the ledger's script takes it."""
-        return f"{self.call} {self.root} {self.bytes} {self.tail or '-'} {self.repeats} {self.what}"
+        """One line, as the ledger's script takes it, with the first three words in their places."""
+        return f"{self.call:.<8} {self.root:.<8} {self.bytes:010d} {self.tail or '-'} {self.repeats} {self.what}"
 
 
 class Fate(StrEnum):

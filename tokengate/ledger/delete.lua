@@ -8,7 +8,7 @@ local now = clock(ARGV[1])
 local was = redis.call('HMGET', KEYS[1], 'total_nano', 'epoch', 'spent', 'period_start_ms', 'day', 'day_from_nano')
 if redis.call('DEL', KEYS[1]) == 0 then return nil end
 redis.call('SET', grave_of(KEYS[1]), integer((tonumber(was[2]) or 0) + 1), 'PX', ARGV[3])
-forget_recent(KEYS[1])
+forget_history(KEYS[1])
 local tenant, kind, name = parts_of(KEYS[1])
 local period = tonumber(was[4]) and ':' .. integer(tonumber(was[4])) or ''
 for _, index in ipairs({ '', ':names', ':frozen', ':spent' .. period, ':share' .. period }) do

@@ -16,7 +16,7 @@ local was = redis.call('HMGET', key, 'frozen', 'frozen_until_ms')
 local finish = tonumber(was[2])
 redis.call('HDEL', key, 'frozen', 'frozen_reason', 'frozen_until_ms', 'frozen_at_ms', 'frozen_by', 'frozen_rule', 'freezes')
 list_frozen(key, false)
-forget_recent(key)
+forget_history(key)
 if was[1] ~= '1' or (finish and now >= finish) then return 0 end
 local before = finish and 'frozen until ' .. integer(finish) or 'frozen'
 event(KEYS[2], now, 'unfreeze', 'scope', key, 'by', by, 'before', before, 'after', 'open')

@@ -13,13 +13,9 @@ local function freeze(key, events, now, finish, reason, by, rule, first, last, f
   redis.call('HSET', key, 'frozen', '1', 'frozen_reason', reason, 'frozen_at_ms', integer(now), 'frozen_by', by)
   if finish then redis.call('HSET', key, 'frozen_until_ms', integer(finish)) end
   list_frozen(key, true, finish)
-  forget_recent(key)
-  if rule then
-    redis.call('HSET', key, 'frozen_rule', rule, 'freezes', integer(freezes))
-    event(events, now, 'freeze', 'scope', key, 'by', by, 'before', before, 'after', after, 'reason', reason, 'rule', rule,
-      'first', first, 'last', last)
-  else
-    event(events, now, 'freeze', 'scope', key, 'by', by, 'before', before, 'after', after, 'reason', reason)
-  end
+  forget_history(key)
+  if rule then redis.call('HSET', key, 'frozen_rule', rule, 'freezes', integer(freezes)) end
+  rule, first, last = rule or '', first or '', last or ''
+  event(events, now, 'freeze', 'scope', key, 'by', by, 'before', before, 'after', after, 'reason', reason, 'rule', rule, 'first', first, 'last', last)
   return frozen
 end

@@ -360,8 +360,9 @@ class MemoryLedger:
         if hold is None:
             return Past(Fate.ANSWERED)
         if hold.state == "held":
-            recent = self.now_ms - hold.at_ms <= UNDER_WAY_MS_MAX
-            return Past(Fate.UNDER_WAY if recent else Fate.ANSWERED, hold.at_ms, self.now_ms)
+            if self.now_ms - hold.at_ms > UNDER_WAY_MS_MAX:
+                return Past(Fate.ANSWERED, hold.at_ms)
+            return Past(Fate.UNDER_WAY, hold.at_ms, self.now_ms)
         return Past(Fate.FAILED if hold.failed else Fate.ANSWERED, hold.at_ms, hold.ended_ms, hold.charged)
 
     def _block(self, ask: Ask, session: _Account) -> None:

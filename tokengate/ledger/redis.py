@@ -7,16 +7,19 @@ answered with the first answer. So a command of unknown outcome is simply sent a
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import hiredis
 from msgspec import Struct
 
 from tokengate.anomaly import NO_RULES, Rule, Rules
+from tokengate.anomaly.constants import constants
 from tokengate.budgets import SHARE, windows
 from tokengate.domain import Ending, Limit, Mode, Period, Scope, Session, Standing
 from tokengate.ledger import (
@@ -56,6 +59,9 @@ CHARGING: Final = ("lists", "post")
 FREEZING: Final = ("freezing",)
 """The words of a script that freezes."""
 
+JUDGING: Final = ("freezing", "suspect", "judge")
+"""The words of a reservation where rules look for runaways."""
+
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
@@ -67,6 +73,7 @@ _RETRY_PAUSES_S: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOREPLICAS")
 """Errors by which a server says that it is not (or no longer) the one to ask: connect anew and repeat."""
 
+_CONSTANT: Final = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
 
 
@@ -77,7 +84,13 @@ class Script:
     """
 
     def __init__(
-        self, name: str, function: str = "", *, words: Sequence[str] = (), thresholds: Sequence[int] = ()
+        self,
+        name: str,
+        function: str = "",
+        *,
+        words: Sequence[str] = (),
+        thresholds: Sequence[int] = (),
+        constants: Mapping[str, int | str] = MappingProxyType({}),
     ) -> None:
         folder = Path(__file__).parent
         self.name = name
@@ -90,6 +103,8 @@ class Script:
                 (folder / f"{function}.lua").read_bytes(),
             )
         self.text += (folder / f"{name}.lua").read_bytes()
+        if constants:
+            self.text = _CONSTANT.sub(lambda found: _written(found[0], constants), self.text)
         digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         self._by_digest, self._in_full = bulk("EVALSHA", digest), bulk("EVAL", self.text)
         self._heads: dict[int, bytes] = {}
@@ -104,6 +119,14 @@ class Script:
     def in_full(self, given: Parts) -> bytes:
         """The command that runs it anywhere, and leaves it there."""
         return b"*%d\r\n%b%b" % (given.count + 2, self._in_full, given.packed)
+
+
+def _written(name: bytes, constants: Mapping[str, int | str]) -> bytes:
+    """A constant as its value, if it is one of those that are given."""
+    value = constants.get(name.decode())
+    if value is None:
+        return name
+    return b"'%b'" % value.encode() if isinstance(value, str) else b"%d" % value
 
 
 class RedisLedger:
@@ -125,14 +148,15 @@ class RedisLedger:
         rules: Rules = NO_RULES,
     ) -> None:
         self._link = link
-        self._rules = rules
         self._watch = watch
         self._owner = owner
         self._lease_ms = lease_ms
         self._sessions_max = sessions_max
         self._retry_s = retry_ms / 1000
         script = partial(Script, thresholds=thresholds)
-        self._reserve, self._renew = script("reserve"), script("renew")
+        self._judging, self._marking = rules.on, rules.marking
+        words = JUDGING if rules.on else ()
+        self._reserve, self._renew = script("reserve", words=words, constants=constants(rules)), script("renew")
         self._settle, self._sweep = script("settle", words=CHARGING), script("sweep", words=CHARGING)
         self._journal = script("journal", "settle", words=CHARGING)
         self._freeze, self._budget = script("freeze", words=FREEZING), script("budget", words=LISTING)
@@ -154,7 +178,10 @@ class RedisLedger:
     def _reserve_parts(self, ask: Ask) -> Parts:
         limits = ask.limits
         path = self._path(limits, self._boundaries(limits), ask.session.id, ask.exact, ask.model, self.now_ms)
-        return path.of(ask.hold_id, f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}")
+        amounts = f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}"
+        if self._marking and ask.mark is not None:
+            amounts = f"{amounts} {ask.mark.packed}"
+        return path.of(ask.hold_id, amounts)
 
     def _make_path(
         self,
@@ -166,7 +193,10 @@ class RedisLedger:
         now_ms: int,
     ) -> "_Path":
         tenant = limits[0].scope.tenant
-        names = [keys.leases(tenant), keys.sessions(tenant), *(keys.scope(limit.scope) for limit in limits)]
+        names = [keys.leases(tenant), keys.sessions(tenant)]
+        if self._judging:
+            names.append(keys.recent(tenant, session_id))
+        names += [keys.scope(limit.scope) for limit in limits]
         arguments: list[str | int] = [now_ms, "1" if exact else "0", model, self._owner, self._lease_ms, SHARE]
         arguments += [session_id, self._sessions_max, _rates(limits)]
         for limit, text in zip(limits, boundaries, strict=True):

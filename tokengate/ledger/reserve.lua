@@ -1,7 +1,8 @@
 -- Holds an amount against every scope of a call's path, or against none.
 --
--- KEYS  1 leases  2 sessions (index by last activity)  3.. the scopes, the session first  last: the hold
--- ARGV  1 "floor need want" (nano-USD)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
+-- KEYS  1 leases  2 sessions (index by last activity)  then, only where rules look for runaways, what the session did
+--       lately  then the scopes, the session first  last: the hold
+-- ARGV  1 "floor need want mark" (nano-USD; the mark, see judge.lua, only where rules look for runaways)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
 --       6 lease_ms  7 share  8 session id  9 sessions_max
 --       10 rates: for every scope "interval_us:tolerance_us:mode" or "-", parted by spaces; '' if no scope has one
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
@@ -16,14 +17,22 @@
 
 local now = clock(ARGV[2])
 local hold, leases, sessions = KEYS[#KEYS], KEYS[1], KEYS[2]
-local floor, need, want = string.match(ARGV[1], '(%d+) (%d+) (%d+)')
+local floor, need, want, mark = string.match(ARGV[1], '^(%d+) (%d+) (%d+) ?(.*)$')
 floor, need, want = tonumber(floor), tonumber(need), tonumber(want)
 local exact, share = ARGV[3] == '1', tonumber(ARGV[7])
 
+local total, ended
 local function load(index)
-  local key = KEYS[2 + index]
-  local was = redis.call('HMGET', key, 'budget', 'budget_default', 'spent', 'held', 'epoch', 'period_start_ms',
-    'frozen', 'frozen_until_ms', 'last_active_ms')
+  local key = KEYS[KEYS_BEFORE + index]
+  local was
+  if RULES_ON == 1 and index == 1 then
+    was = redis.call('HMGET', key, 'budget', 'budget_default', 'spent', 'held', 'epoch', 'period_start_ms', 'frozen',
+      'frozen_until_ms', 'last_active_ms', 'total_nano', 'requests')
+    total, ended = was[10], was[11]
+  else
+    was = redis.call('HMGET', key, 'budget', 'budget_default', 'spent', 'held', 'epoch', 'period_start_ms', 'frozen',
+      'frozen_until_ms', 'last_active_ms')
+  end
   local scope = {
     key = key, index = index, change = {}, new = not was[9], last_active = tonumber(was[9]) or 0,
     epoch = tonumber(was[5]) or (was[9] and 0 or first_epoch(key)), resets_at = 0,
@@ -81,7 +90,7 @@ local function answer(verdict, grant, scope, detail, until_ms, rule)
 end
 
 local scopes, tightest, headroom = {}, nil, nil
-for index = 1, #KEYS - 3 do
+for index = 1, #KEYS - 1 - KEYS_BEFORE do
   local scope = load(index)
   if not scope then return { 'clock', 0, now } end
   scopes[index] = scope
@@ -160,6 +169,27 @@ if ARGV[10] ~= '' then
   end
 end
 
+if RULES_ON == 1 then
+  -- Whatever somebody has written where the rules keep what they remember, it must not stop the money.
+  local well, found, rule, reason, first =
+    pcall(judge, KEYS[3], hold, id_of(hold), now, total, ended, ARGV[4], mark)
+  if not well then
+    forget_recent(KEYS[3])
+  elseif found == 'freeze' then
+    local before = redis.call('HMGET', session.key, 'freezes', 'frozen_until_ms')
+    local soon = before[2] and now - (tonumber(before[2]) or 0) <= SERIES_MS
+    local freezes = soon and tonumber(before[1] or '0') or 0
+    local finish = now + math.min(FREEZE_MS_MAX, FREEZE_MS * 2 ^ math.min(freezes, 32))
+    freeze(session.key, events_of(leases), now, finish, reason, 'anomaly', rule, first, id_of(hold), freezes + 1)
+    return refuse('frozen', session, reason, finish, rule)
+  elseif found then
+    shadow = rule
+    local events, key, id = events_of(leases), session.key, id_of(hold)
+    if reason then
+      event(events, now, 'shadow', 'scope', key, 'rule', rule, 'reason', reason, 'first', first, 'last', id)
+    end
+  end
+end
 for at, full_at in pairs(taken) do scopes[at].put('rate_full_at_us', full_at) end
 if session.new and scopes[2] then
   local _, kind, name = parts_of(scopes[2].key)

@@ -87,10 +87,15 @@ end
 -- Of a scope's key: what the keys of its tenant begin with, its kind, its name.
 local function parts_of(key) return string.match(key, '^(.-}:)(%a+):(.+)$') end
 
--- What a session did lately, which lies beside it (see runaway.lua), is forgotten.
-local function forget_recent(key)
+-- What a session did lately (see judge.lua) is forgotten.
+local function forget_recent(recent)
+  redis.pcall('HDEL', recent, 'history', 'cycle', 'failed', 'tails', 'spending', 'shadow')
+end
+
+-- It lies beside the session, by whose key it is forgotten here.
+local function forget_history(key)
   local tenant, kind, name = parts_of(key)
-  if kind == 'session' then redis.pcall('HDEL', tenant .. 'recent:' .. name, 'history') end
+  if kind == 'session' then forget_recent(tenant .. 'recent:' .. name) end
 end
 
 -- A scope was active, perhaps for the first time: it is (still) to be found in the lists of its kind.
