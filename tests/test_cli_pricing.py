@@ -116,7 +116,7 @@ def test_sync_writes_the_shipped_file(tmp_path: Path) -> None:
     result = run("sync", "--out", out, "--as-of", TABLE.as_of, "--left-out")
     assert result.exit_code == 0, result.stderr
     assert out.read_bytes() == pricing_file().read_bytes()
-    assert "left out openai whisper-1: no price per input token" in result.stdout
+    assert "left out groq whisper-large-v3: no price per input token" in result.stdout
     assert f"from genai-prices {TABLE.genai_prices} as of {TABLE.as_of}" in result.stdout
     assert list(tmp_path.iterdir()) == [out]
 

@@ -56,6 +56,7 @@ DIFFERENT_AUDIO: Final = {
     ("openai", "gpt-4o-mini-audio-preview"): _AUDIO,
 }
 """Models of which the cases with audio do not agree, and why."""
+_PIECES: Final = {"second": "audio_seconds", "character": "input_characters"}
 
 TABLE: Final = PriceTable.parse(pricing_file().read_bytes())
 
@@ -71,6 +72,9 @@ class Case(NamedTuple):
 
 def usages(price: Price) -> Iterator[tuple[str, Usage]]:
     """A usage for every class of token that the model has a price for; the counts are odd, so that sums get rounded."""
+    if price.billed_by:
+        yield f"by the {price.billed_by}", Usage(calls=((price.billed_by, 3607),))
+        return
     rates = [bracket.rates for bracket in price.brackets]
     classes = {name: any(getattr(rate, name) is not None for rate in rates) for name in PRICE_FIELDS}
     answer = 503 if classes["output"] else 0
@@ -94,6 +98,8 @@ def usages(price: Price) -> Iterator[tuple[str, Usage]]:
         yield "audio out", Usage(1017, 503, output_audio_tokens=333)
     if classes["image_input"]:
         yield "images", Usage(1017, answer, input_image_tokens=333)
+    if classes["image_output"]:
+        yield "images out", Usage(1017, 1503, output_image_tokens=1491)
     for edge in sorted({bracket.above_tokens for bracket in price.brackets} - {0}):
         for size in (edge - 1, edge, edge + 1):
             yield f"input of {size}", Usage(size, answer, cache_read_tokens=1009)
@@ -160,8 +166,10 @@ def as_theirs(usage: Usage) -> genai_prices.Usage:
         "input_audio_tokens": usage.input_audio_tokens,
         "input_image_tokens": usage.input_image_tokens,
         "output_audio_tokens": usage.output_audio_tokens,
+        "output_image_tokens": usage.output_image_tokens,
         "output_reasoning_tokens": usage.reasoning_tokens,
     }
+    counts |= {_PIECES[name]: count for name, count in usage.calls}
     given: dict[str, Any] = {name: count for name, count in counts.items() if count}
     return genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, **given)
 
@@ -197,7 +205,7 @@ def test_every_class_of_token_and_every_tier_is_among_the_cases() -> None:
     abouts = {case.about for section in SECTIONS for case in cases(section) if not is_different(case)}
     kinds = {about.partition(",")[0].partition(" of ")[0] for about in abouts}
     assert kinds >= {"text", "reasoning", "cache read", "cache write", "long cache write", "both cache writes"}
-    assert kinds >= {"audio in", "audio out", "images", "input"}
+    assert kinds >= {"audio in", "audio out", "images", "images out", "input", "by the second", "by the character"}
     assert {about.partition(", ")[2] for about in abouts} == {"", "batch", "flex", "priority", "fast"}
 
 

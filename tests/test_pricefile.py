@@ -197,6 +197,23 @@ def test_the_example_in_the_documentation_is_a_price_file() -> None:
     )
 
 
+def test_a_model_may_be_billed_by_the_second_or_the_character_alone() -> None:
+    heard, said = price_in('{"per_second": 0.0001}'), price_in('{"per_character": 0.000015}')
+    assert (heard.billed_by, heard.fee("second")) == ("second", 100_000)
+    assert (said.billed_by, said.fee("character")) == ("character", 15_000)
+    assert not heard.request_fee_nano
+    assert heard.charges_calls
+
+
+@pytest.mark.parametrize(
+    ("beside", "path"),
+    [('"input": 1', "input"), ('"per_character": 1', "per_character"), ('"service_tiers": {}', "service_tiers")],
+)
+def test_what_is_billed_by_the_second_has_no_other_price(beside: str, path: str) -> None:
+    with pytest.raises(PriceTableError, match=rf"\.{path}: cannot be beside per_second"):
+        price_in(f'{{"per_second": 0.0001, {beside}}}')
+
+
 def test_every_field_of_the_format_is_documented() -> None:
     text = pricing_file().with_name("README.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`([a-z_]+)`", text))

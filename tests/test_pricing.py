@@ -19,7 +19,9 @@ from tokengate.pricing import (
     PriceTable,
     UnpricedAudio,
     UnpricedFee,
+    UnpricedImages,
     UnpricedOutput,
+    UnpricedPiece,
     UnpricedTier,
     _tokens_priced,
     _tokens_priced_by_class,
@@ -315,7 +317,7 @@ MAYBE_PRICES = st.none() | PRICES
 
 @st.composite
 def rates(draw: st.DrawFn) -> Rates:
-    return Rates(draw(PRICES), draw(PRICES), *(draw(MAYBE_PRICES) for _ in range(7)))
+    return Rates(draw(PRICES), draw(PRICES), *(draw(MAYBE_PRICES) for _ in range(8)))
 
 
 @st.composite
@@ -331,10 +333,14 @@ def prices(draw: st.DrawFn) -> Price:
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
+    capped = draw(st.sampled_from([True, True, False]))
     return a_call(
         draw(st.integers(0, 4000)),
         output_tokens_asked=draw(st.none() | st.integers(1, 2000)),
         answers=draw(st.integers(1, 4)),
+        produces_output=capped,
+        output_tokens_fixed=0 if capped else draw(st.integers(0, 2000)),
+        output_images=not capped and draw(st.booleans()),
         input_audio=draw(st.booleans()),
         input_images=draw(st.booleans()),
         output_audio=draw(st.booleans()),
@@ -351,7 +357,8 @@ def usages(draw: st.DrawFn, price: Price, call: Call) -> Usage:
     images = draw(st.integers(0, whole - audio)) if call.input_images else 0
     reads = draw(st.integers(0, whole))
     writes = draw(st.integers(0, whole - reads))
-    output = draw(st.integers(0, (call.output_tokens_asked or price.output_tokens_max) * call.answers))
+    most = (call.output_tokens_asked or price.output_tokens_max) * call.answers
+    output = draw(st.integers(0, most if call.produces_output else call.output_tokens_fixed))
     asked, standard = price.tier(call.service_tier), price.brackets
     downgraded = asked is not None and asked[0].rates.input >= standard[0].rates.input
     return Usage(
@@ -362,10 +369,42 @@ def usages(draw: st.DrawFn, price: Price, call: Call) -> Usage:
         cache_write_long_tokens=draw(st.integers(0, writes)),
         input_audio_tokens=audio,
         input_image_tokens=images,
-        output_audio_tokens=draw(st.integers(0, output)) if call.output_audio else 0,
+        output_audio_tokens=draw(st.integers(0, output)) if call.output_audio and not call.output_images else 0,
+        output_image_tokens=draw(st.integers(0, output)) if call.output_images else 0,
         service_tier=draw(st.sampled_from([call.service_tier, "default", ""] if downgraded else [call.service_tier])),
         calls=tuple((name, draw(st.integers(0, most))) for name, most in call.fees),
     )
+
+
+BY_THE_SECOND = replace(a_price(Rates(0), fees={"second": 100_000}), billed_by="second")
+
+
+def test_a_model_is_billed_by_its_seconds() -> None:
+    call = a_call(1000, produces_output=False, output_tokens_fixed=50, pieces=(("character", 7), ("second", 61)))
+    assert quote(BY_THE_SECOND, call, 300, output_cap="always").want_nano == 6_100_000
+    assert cost(BY_THE_SECOND, Usage(calls=(("second", 60),))) == 6_000_000
+
+
+def test_what_is_billed_by_the_second_is_never_free_because_nobody_counted_them() -> None:
+    for call in (a_call(1000, produces_output=False), a_call(pieces=(("second", 61),))):
+        with pytest.raises((UnpricedPiece, UnpricedOutput)):
+            quote(BY_THE_SECOND, call, 300)
+    with pytest.raises(UnpricedPiece):
+        cost(BY_THE_SECOND, Usage(1000, 500))
+
+
+def test_what_no_cap_can_bound_is_held_for_in_full_and_never_capped() -> None:
+    price = a_price(Rates(10, 100, image_output=400, audio_output=300))
+    for flags, rate in (({}, 100), ({"output_images": True}, 400), ({"output_audio": True}, 300)):
+        call = a_call(50, produces_output=False, output_tokens_fixed=7_000_000, **flags)
+        bounds = quote(price, call, 3, output_cap="always")
+        assert bounds.floor_nano == bounds.want_nano == 7 * rate + 1
+        assert not bounds.cappable
+
+
+def test_images_without_a_price_are_refused() -> None:
+    with pytest.raises(UnpricedImages, match="images"):
+        quote(a_price(Rates(10, 100)), a_call(produces_output=False, output_tokens_fixed=1, output_images=True), 3)
 
 
 @given(st.data())
@@ -373,7 +412,7 @@ def test_no_usage_that_a_call_allows_costs_more_than_its_quote(data: st.DataObje
     price, call = data.draw(prices()), data.draw(calls())
     try:
         bounds = quote(price, call, data.draw(st.integers(0, 3000)))
-    except UnpricedAudio:
+    except (UnpricedAudio, UnpricedImages):
         return
     assert 0 <= bounds.input_nano <= bounds.floor_nano <= bounds.need_nano <= bounds.want_nano
     usage = data.draw(usages(price, call))
@@ -398,7 +437,7 @@ def test_a_second_bracket_of_the_same_rates_changes_no_quote(
     double = replace(single, brackets=(Bracket(0, rates), Bracket(1, rates)))
     try:
         bounds = quote(double, call, typical, output_cap=output_cap)
-    except (UnpricedAudio, UnpricedTier) as error:
+    except (UnpricedAudio, UnpricedImages, UnpricedTier) as error:
         with pytest.raises(type(error)):
             quote(single, call, typical, output_cap=output_cap)
     else:
@@ -416,7 +455,7 @@ def test_no_usage_within_an_output_cap_costs_more_than_its_grant(data: st.DataOb
     price, call = data.draw(prices()), change(data.draw(calls()), output_tokens_asked=None)
     try:
         bounds = quote(price, call, data.draw(st.integers(0, 3000)))
-    except UnpricedAudio:
+    except (UnpricedAudio, UnpricedImages):
         return
     grant = data.draw(st.integers(bounds.floor_nano, bounds.want_nano))
     cap = output_cap_for(bounds, grant)

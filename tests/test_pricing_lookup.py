@@ -72,7 +72,7 @@ def test_a_name_is_found(model: str, section: str, status: str, name: str) -> No
         ("ft:gpt-4o-mini-foo:org::id", "openai"),
         ("text-embedding-3-small-002", "openai"),
         ("omni-moderation-latest", "openai"),
-        ("tts-1", "openai"),
+        ("tts-2", "openai"),
         ("gpt-4o\n", "openai"),
         ("", "openai"),
         ("gpt-4o", "nowhere"),

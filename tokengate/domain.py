@@ -35,8 +35,8 @@ class Usage(Struct, frozen=True, gc=False):
 
     The classes nest: `input_tokens` counts every input token, so `cache_read_tokens`, `cache_write_tokens`,
     `input_audio_tokens` and `input_image_tokens` are parts of it; `output_tokens` counts every output token, of which
-    `reasoning_tokens` and `output_audio_tokens` are parts. Providers that report them side by side are normalised by
-    their parser.
+    `reasoning_tokens`, `output_audio_tokens` and `output_image_tokens` are parts. Providers that report them side by
+    side are normalised by their parser.
     """
 
     input_tokens: int = 0
@@ -54,9 +54,11 @@ class Usage(Struct, frozen=True, gc=False):
     service_tier: str = ""
     """The service tier that the provider says it used; empty if it did not say."""
     calls: tuple[tuple[str, int], ...] = ()
-    """Separately billed calls, as (fee name, count), for example `(("web_search", 2),)`."""
+    """What is billed by the piece, as (name, count): calls such as `(("web_search", 2),)`, or the seconds or characters
+    of a model that is billed by those."""
     cost_nano: int | None = None
     """What the provider says that it charged, from an upstream whose word is taken for it; it goes before any price."""
+    output_image_tokens: int = 0
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -81,10 +83,17 @@ class Call(Struct, frozen=True, gc=False):
     answers: int = 1
     """How many answers are generated and billed (`n` or `best_of`, times the number of prompts)."""
     produces_output: bool = True
-    """False for calls that generate no tokens (embeddings)."""
+    """False for calls whose output no cap can bound: embeddings, which have none, and what `output_tokens_fixed` is."""
+    output_tokens_fixed: int = 0
+    """The most tokens that are billed as output, all answers together, where nothing in the request caps them: images,
+    speech, transcripts."""
+    pieces: tuple[tuple[str, int], ...] = ()
+    """What the call has at the most of that which some models are billed by instead of tokens, as (name, count): the
+    `second` of sound, the `character` of text."""
     input_audio: bool = False
     input_images: bool = False
     output_audio: bool = False
+    output_images: bool = False
     service_tier: str = ""
     tiers_unasked: tuple[str, ...] = ()
     """Service tiers that it may be billed by although it does not ask for them: what its account is set to decides.

@@ -70,6 +70,7 @@ _STAYS_HOME: Final = HOP_BY_HOP | {
 
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
+_FORM: Final = b"multipart/form-data"
 _JSON: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _JSON_TYPE: Final = re.compile(
     rb'application/([\w.+-]+\+)?json\s*(;\s*charset="?(utf-?8|us-ascii)"?\s*)?;?', re.IGNORECASE
@@ -150,11 +151,16 @@ def without_named(headers: list[tuple[bytes, bytes]], connection: bytes) -> list
 
 
 async def read_body(
-    inbound: Inbound, receive: Receive, bytes_max: int, task: "asyncio.Task[object]"
+    inbound: Inbound,
+    receive: Receive,
+    bytes_max: int,
+    task: "asyncio.Task[object]",
+    *,
+    takes_forms: bool = False,
 ) -> bytes | Refusal:
     """The whole body, or a refusal if it is larger than `bytes_max`, too slow, or not to be read as JSON in UTF-8.
 
-    `task` is the one that reads.
+    `task` is the one that reads. With `takes_forms` it may be a form as well.
 
     Raises:
         ClientGone: the caller left.
@@ -162,7 +168,7 @@ async def read_body(
     if inbound.content_length is not None and inbound.content_length > bytes_max:
         return _too_large(bytes_max)
     if inbound.content_type not in _JSON or inbound.coded:
-        refusal = _not_json(inbound)
+        refusal = _unreadable(inbound, takes_forms=takes_forms)
         if refusal is not None:
             return refusal
     late = False
@@ -207,11 +213,12 @@ async def _read_pieces(message: Message, receive: Receive, bytes_max: int) -> by
         message = await receive()
 
 
-def _not_json(inbound: Inbound) -> Refusal | None:
+def _unreadable(inbound: Inbound, *, takes_forms: bool) -> Refusal | None:
     """Why a body is not read, if its headers say that it is something else than it would be priced as.
 
     A page on the web can make a browser send any body to a gate on its user's machine without asking first, unless the
     body says that it is JSON (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+    So no form is taken from one.
     """
     if inbound.coded:
         return Refusal(Reason.BODY_INVALID, "The body is compressed (content-encoding): send it as it is.")
@@ -220,6 +227,10 @@ def _not_json(inbound: Inbound) -> Refusal | None:
         return None
     if given is not None and _JSON_TYPE.fullmatch(given):
         return None
+    if takes_forms and given is not None and given[: len(_FORM)].lower() == _FORM:
+        if not inbound.from_page:
+            return None
+        return Refusal(Reason.BODY_INVALID, "A form from a page (origin) is not taken: any page could have sent it.")
     shown = repr(given.decode("latin-1")[:TYPE_CHARS_SHOWN]) if given is not None else "missing"
     return Refusal(Reason.BODY_INVALID, f"The content-type is {shown}: send application/json, in UTF-8.")
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from tokengate.money import price_nano
 from tokengate.prices import (
+    PIECES,
     PRICE_FIELDS,
     Bracket,
     Brackets,
@@ -55,7 +56,9 @@ ENCODINGS: Final = ("cl100k_base", "o200k_base")
 """The token encodings that can be counted exactly; any other model is counted by its bytes."""
 
 _DEARER_FIELDS: Final = tuple(name for name in PRICE_FIELDS if not name.startswith("cached"))
-_OFFER_FIELDS: Final = frozenset({*PRICE_FIELDS, "fees", "long_context", "service_tiers"})
+_PIECE_FIELDS: Final = {f"per_{piece}": piece for piece in PIECES}
+_OFFER_FIELDS: Final = frozenset({*PRICE_FIELDS, *_PIECE_FIELDS, "fees", "long_context", "service_tiers"})
+_TOKEN_FIELDS: Final = frozenset({*PRICE_FIELDS, "long_context", "service_tiers"})
 _ROW_FIELDS: Final = _OFFER_FIELDS | {
     "aliases", "changes", "context_tokens", "date", "encoding", "note", "output_tokens_max", "source",
 }  # fmt: skip
@@ -64,6 +67,10 @@ _SECTION_FIELDS: Final = frozenset(
 )
 _FILE_FIELDS: Final = frozenset({"as_of", "genai_prices", "note", "sections", "version"})
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+_NO_TOKENS: Final[Brackets] = (Bracket(0, Rates(0)),)
+"""Of a model that is billed by something else: a call that is billed by tokens is never let through to it."""
 
 
 class _Unreadable:
@@ -297,6 +304,16 @@ class _Reader:
         block = self.mapping(value, path)
         return tuple(sorted((name, self.amount(usd, _join(path, name), FEE_USD_MAX)) for name, usd in block.items()))
 
+    def piece(self, block: _Object, path: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+        """What a model is billed by instead of tokens, and its price as a fee; nothing if it is billed by tokens."""
+        given = [name for name in _PIECE_FIELDS if name in block]
+        if not given:
+            return "", ()
+        for name in (*given[1:], *sorted(block.keys() & _TOKEN_FIELDS)):
+            self.fault(f"{path}.{name}", f"cannot be beside {given[0]}: the model is billed by that alone")
+        piece = _PIECE_FIELDS[given[0]]
+        return piece, ((piece, self.amount(block[given[0]], f"{path}.{given[0]}", FEE_USD_MAX)),)
+
     # -- models -------------------------------------------------------------------------------------------------
 
     def row(self, value: object, path: str, name: str, section: "_SectionHead") -> tuple[Row, tuple[str, ...]]:
@@ -315,7 +332,8 @@ class _Reader:
         day = self.day(block["date"], f"{path}.date") if "date" in block else section.date
 
         def offer(prices: _Object, offer_path: str) -> Price:
-            brackets = self.brackets(prices, offer_path)
+            billed_by, piece_fees = self.piece(prices, offer_path)
+            brackets = _NO_TOKENS if billed_by else self.brackets(prices, offer_path)
             return Price(
                 model=name,
                 section=section.name,
@@ -323,12 +341,13 @@ class _Reader:
                 service_tiers=self.service_tiers(
                     prices.get("service_tiers", _Object([])), f"{offer_path}.service_tiers", brackets
                 ),
-                fees=self.fees(prices.get("fees", _Object([])), f"{offer_path}.fees"),
+                fees=tuple(sorted(self.fees(prices.get("fees", _Object([])), f"{offer_path}.fees") + piece_fees)),
                 output_tokens_max=output_max,
                 context_tokens=context,
                 encoding=encoding if isinstance(encoding, str) else None,
                 source=source,
                 source_date=day,
+                billed_by=billed_by,
             )
 
         changes = self.changes(block.get("changes", []), f"{path}.changes", offer)

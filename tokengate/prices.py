@@ -11,6 +11,10 @@ from typing import Final
 
 REQUEST_FEE: Final = "request"
 """The name of the fee that every call of a model pays once."""
+SECOND: Final = "second"
+CHARACTER: Final = "character"
+PIECES: Final = (SECOND, CHARACTER)
+"""What a model may be billed by instead of tokens: seconds of sound, characters of text. Each is the name of a fee."""
 FAULTS_SHOWN: Final = 5
 """How many faults the message of a `PriceTableError` names; `faults` has them all."""
 
@@ -22,6 +26,8 @@ class PricingError(ValueError):
     ├── PriceTableError   a price file cannot be used
     ├── UnpricedTier      the service tier that was asked for
     ├── UnpricedAudio     audio, in or out
+    ├── UnpricedImages    images, out
+    ├── UnpricedPiece     what the model is billed by is not what the call has
     ├── UnpricedFee       a separately billed call, such as a web search
     ├── UnpricedOutput    the answer of a model that is priced by its input alone
     └── UnpricedWindow    as much input as the model takes, which is not known
@@ -34,6 +40,14 @@ class UnpricedTier(PricingError):
 
 class UnpricedAudio(PricingError):
     """The call may contain audio, and the model has no price for it."""
+
+
+class UnpricedImages(PricingError):
+    """The call generates images, and the model has no price for them."""
+
+
+class UnpricedPiece(PricingError):
+    """The model is billed by the second or the character, and the call is one that counts neither."""
 
 
 class UnpricedFee(PricingError):
@@ -85,6 +99,7 @@ class Rates:
     cached_audio_input: int | None = None
     audio_output: int | None = None
     image_input: int | None = None
+    image_output: int | None = None
     text_input_dearest: int = field(init=False, repr=False, compare=False)
     """The most that an input token of text can cost: sent anew, read from a cache or written to one."""
 
@@ -123,11 +138,16 @@ class Price:
     """The tiktoken encoding that counts its text exactly; None: count bytes."""
     source: str
     source_date: str
+    billed_by: str = ""
+    """What it is billed by instead of tokens, one of `PIECES`, which is then the name of a fee; empty: tokens."""
     request_fee_nano: int = field(init=False, repr=False, compare=False)
     """What every call pays once, whatever it does: the fee named `REQUEST_FEE`, or 0."""
+    charges_calls: bool = field(init=False, repr=False, compare=False)
+    """Whether a call may cost something although it used no tokens."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request_fee_nano", self.fee(REQUEST_FEE) or 0)
+        object.__setattr__(self, "charges_calls", bool(self.request_fee_nano or self.billed_by))
 
     def tier(self, name: str) -> Brackets | None:
         """The prices of a named service tier, or None if it has none of its own."""

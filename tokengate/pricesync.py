@@ -39,7 +39,13 @@ TOKEN_KEYS: Final = {
     "cache_audio_read_mtok": "cached_audio_input",
     "output_audio_mtok": "audio_output",
     "input_image_mtok": "image_input",
+    "output_image_mtok": "image_output",
 }
+PIECE_KEYS: Final = {"input_audio_hours": ("per_second", 3_600), "input_mchars": ("per_character", 1_000_000)}
+"""What a model without a price per token is billed by, and how many pieces genai-prices quotes at a time."""
+MEDIA_SECTIONS: Final = frozenset({"openai"})
+"""The providers whose images, seconds and characters are metered; another one's least charge for a call of seconds,
+for example, is in no table."""
 FEE_KEYS: Final = {
     "web_searches_kcount": "web_search",
     "storage_searches_kcount": "file_search",
@@ -57,7 +63,8 @@ _HALF_DATE: Final = re.compile(r"-20\d\d-?$", re.ASCII)
 _ORDER: Final = (
     "version", "as_of", "genai_prices", "sections",
     "prefixes", "fallback", "output_tokens_max_default", "default", "models",
-    "from", "above", "multiplier", *PRICE_FIELDS, "fees", "context_tokens", "output_tokens_max", "encoding",
+    "from", "above", "multiplier", *PRICE_FIELDS, "per_second",
+    "per_character", "fees", "context_tokens", "output_tokens_max", "encoding",
     "aliases", "source", "date", "note", "long_context", "service_tiers", "changes",
 )  # fmt: skip
 _RANK: Final = {name: rank for rank, name in enumerate(_ORDER)}
@@ -140,7 +147,7 @@ def _rows(provider: "Provider", as_of: date, left_out: list[LeftOut]) -> Iterato
     for model in provider.models:
         name = model.id.rstrip("-")
         standard = _standard(model, as_of)
-        why = _inexpressible(standard)
+        why = _inexpressible(standard, metered=provider.id in MEDIA_SECTIONS)
         if why:
             left_out.append(LeftOut(provider.id, name, why))
             continue
@@ -222,11 +229,15 @@ def _dearest(one: Steps, other: Steps) -> Steps:
     return tuple((edge, max(_at(one, edge), _at(other, edge))) for edge in edges)
 
 
-def _inexpressible(standard: Mapping[str, Steps]) -> str:
-    """Why a model cannot be priced here; empty if it can."""
+def _inexpressible(standard: Mapping[str, Steps], *, metered: bool) -> str:
+    """Why a model cannot be priced here; empty if it can. `metered`: also by images, seconds and characters."""
     if "input_mtok" not in standard:
+        if metered and PIECE_KEYS.keys() & standard:
+            return ""
         return "no price per input token"
     known = TOKEN_KEYS.keys() | FEE_KEYS.keys() | IGNORED_KEYS
+    if not metered:
+        known -= {"output_image_mtok"}
     if "output_reasoning_mtok" in standard and standard["output_reasoning_mtok"] <= standard.get("output_mtok", ()):
         known |= {"output_reasoning_mtok"}
     return ", ".join(f"has a price for {key}" for key in standard if key not in known)
@@ -239,6 +250,8 @@ def _usd(value: Decimal) -> Decimal:
 def _offer(model: "ModelInfo", day: date) -> Block:
     """The prices, fees and service tiers of a model on a day."""
     standard = _standard(model, day)
+    if "input_mtok" not in standard:
+        return _by_the_piece(standard)
     offer = _prices(standard)
     tiers = {name: _prices(standard | tier) for name, tier in sorted(_tiers(model, day).items())}
     if tiers:
@@ -249,6 +262,12 @@ def _offer(model: "ModelInfo", day: date) -> Block:
     if fees:
         offer["fees"] = dict(sorted(fees.items()))
     return offer
+
+
+def _by_the_piece(standard: Mapping[str, Steps]) -> Block:
+    key = next(key for key in PIECE_KEYS if key in standard)
+    name, pieces = PIECE_KEYS[key]
+    return {name: _usd(standard[key][0][1] / pieces)}
 
 
 def _prices(priced: Mapping[str, Steps]) -> Block:

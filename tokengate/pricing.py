@@ -33,7 +33,9 @@ from tokengate.prices import (
     Section,
     UnpricedAudio,
     UnpricedFee,
+    UnpricedImages,
     UnpricedOutput,
+    UnpricedPiece,
     UnpricedTier,
     UnpricedWindow,
 )
@@ -52,7 +54,9 @@ __all__ = (
     "Rates",
     "UnpricedAudio",
     "UnpricedFee",
+    "UnpricedImages",
     "UnpricedOutput",
+    "UnpricedPiece",
     "UnpricedTier",
     "UnpricedWindow",
     "cost",
@@ -228,6 +232,7 @@ def cost(price: Price, usage: Usage, service_tier_asked: str = "") -> int:
 
     Raises:
         UnpricedFee: `usage.calls` names a fee that the model does not have.
+        UnpricedPiece: the model is billed by what `usage.calls` does not count.
     """
     brackets = price.brackets
     if usage.service_tier:
@@ -235,13 +240,15 @@ def cost(price: Price, usage: Usage, service_tier_asked: str = "") -> int:
     priced = _tokens_priced(brackets, usage)
     if service_tier_asked and not usage.service_tier:
         priced = max(priced, _tokens_priced(price.tier(service_tier_asked) or brackets, usage))
-    if price.request_fee_nano or usage.calls:
+    if price.charges_calls or usage.calls:
         priced += _fees_nano(price, usage.calls) * TOKENS_PER_PRICE
     return cost_nano(priced)
 
 
 def _fees_nano(price: Price, calls: tuple[tuple[str, int], ...]) -> int:
     total = price.request_fee_nano
+    if price.billed_by and price.billed_by not in dict(calls):
+        raise UnpricedPiece(f"the model {price.model} is billed by the {price.billed_by}, and none are counted here")
     for name, count in calls:
         fee = price.fee(name)
         if fee is None:
@@ -266,6 +273,7 @@ def _tokens_priced(brackets: Brackets, usage: Usage) -> int:
         and not usage.input_audio_tokens
         and not usage.input_image_tokens
         and not usage.output_audio_tokens
+        and not usage.output_image_tokens
     ):
         # Text alone, uncached, in counts that make sense, as nearly every call: by class it comes to the same.
         rates = _rates_for(brackets, usage.input_tokens)
@@ -332,11 +340,12 @@ def _drain(parts: list[_Part], tokens: int, rate: Callable[[_Part], int]) -> int
 
 
 def _output_priced(rates: Rates, usage: Usage) -> int:
-    audio, reasoning = max(0, usage.output_audio_tokens), max(0, usage.reasoning_tokens)
-    whole = _whole(_whole(max(0, usage.output_tokens), audio), reasoning)
+    audio, images = max(0, usage.output_audio_tokens), max(0, usage.output_image_tokens)
+    whole = _whole(_whole(max(0, usage.output_tokens), audio + images), max(0, usage.reasoning_tokens))
     text_rate = rates.output if rates.output is not None else rates.input
     audio_rate = rates.audio_output if rates.audio_output is not None else text_rate
-    return (whole - audio) * text_rate + audio * audio_rate
+    image_rate = rates.image_output if rates.image_output is not None else text_rate
+    return (whole - audio - images) * text_rate + audio * audio_rate + images * image_rate
 
 
 # -- what a call can cost ---------------------------------------------------------------------------------------------
@@ -365,10 +374,14 @@ def quote(
     Raises:
         UnpricedTier: the service tier asked for has no price, or is none that a call can ask for.
         UnpricedAudio: the call may contain or produce audio, which has no price.
+        UnpricedImages: it produces images, which have no price.
+        UnpricedPiece: the model is billed by the second or the character, and the call has no such thing.
         UnpricedFee: it allows a separately billed call that has no price.
         UnpricedOutput: it produces output, which has no price.
         UnpricedWindow: it may be billed whole context windows of a model whose window is not known.
     """
+    if not call.produces_output:
+        return _quote_without_cap(price, call)
     if len(price.brackets) == 1 and call.service_tier in STANDARD_TIERS and not call.tiers_unasked:
         rates = price.brackets[0].rates  # nearly every model and call: there is nothing to choose from
         input_price = _dearest_input(price, rates, call)
@@ -383,10 +396,8 @@ def quote(
 
     asked = call.output_tokens_asked
     beside = call.output_tokens_beside
-    most = (asked or price.output_tokens_max) + beside if call.produces_output else 0
-    cappable = call.produces_output and (
-        output_cap == "always" or (output_cap == "when_unset" and (asked is None or call.output_cap_formal))
-    )
+    most = (asked or price.output_tokens_max) + beside
+    cappable = output_cap == "always" or (output_cap == "when_unset" and (asked is None or call.output_cap_formal))
     per_token = output_price if call.answers == 1 else output_price * call.answers
     input_nano, want_nano = cost_nano(input_priced), cost_nano(input_priced + per_token * most)
     floor_nano = need_nano = want_nano
@@ -401,6 +412,32 @@ def quote(
         if typical_nano < want_nano:
             need_nano = typical_nano
     return Quote(floor_nano, need_nano, want_nano, input_nano, per_token, most, cappable)
+
+
+def _quote_without_cap(price: Price, call: Call) -> Quote:
+    """The most that a call can cost whose output no cap can bound; less buys nothing of it."""
+    if price.billed_by:
+        pieces = tuple(piece for piece in call.pieces if piece[0] == price.billed_by)
+        most_nano = _fees_nano(price, pieces + call.fees)
+    else:
+        reachable = _reachable(price, call)
+        tokens = call.input_tokens_max + (_windows(price, call) if call.context_windows else 0)
+        priced = max(_dearest_input(price, rates, call) for rates in reachable) * tokens
+        if call.output_tokens_fixed:
+            priced += max(_dearest_uncapped(price, rates, call) for rates in reachable) * call.output_tokens_fixed
+        if price.request_fee_nano or call.fees:
+            priced += _fees_nano(price, call.fees) * TOKENS_PER_PRICE
+        most_nano = cost_nano(priced)
+    return Quote(most_nano, most_nano, most_nano, most_nano, 0, 0, cappable=False)
+
+
+def _dearest_uncapped(price: Price, rates: Rates, call: Call) -> int:
+    dearest = _dearest_output(price, rates, call)
+    if not call.output_images:
+        return dearest
+    if rates.image_output is None:
+        raise UnpricedImages(f"the model {price.model} has no price for images that it makes")
+    return max(dearest, rates.image_output)
 
 
 def _windows(price: Price, call: Call) -> int:
@@ -464,8 +501,6 @@ def _dearest_input(price: Price, rates: Rates, call: Call) -> int:
 
 
 def _dearest_output(price: Price, rates: Rates, call: Call) -> int:
-    if not call.produces_output:
-        return 0
     if rates.output is None:
         raise UnpricedOutput(f"the model {price.model} has no price for output")
     if not call.output_audio:

@@ -190,7 +190,7 @@ class Visit:
             elif route.endpoint is None:
                 await self._pass_free()
             else:
-                await self._serve_metered(route.endpoint)
+                await self._serve_metered(route.endpoint, takes_forms=route.takes_forms)
         except ClientGone:
             self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
         except asyncio.CancelledError:
@@ -218,9 +218,10 @@ class Visit:
 
     # --- metered endpoints ---
 
-    async def _serve_metered(self, endpoint: Endpoint) -> None:
+    async def _serve_metered(self, endpoint: Endpoint, *, takes_forms: bool) -> None:
         proxy = self.proxy
-        body = await read_body(self.inbound, self.receive, proxy.bounds.body_bytes_max, self.task)
+        bytes_max = proxy.bounds.body_bytes_max
+        body = await read_body(self.inbound, self.receive, bytes_max, self.task, takes_forms=takes_forms)
         self.received_ns = time.perf_counter_ns()
         if isinstance(body, Refusal):
             return await self.refuse(body)

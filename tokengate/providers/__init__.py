@@ -249,6 +249,8 @@ class Route:
     """None: free of charge, passed through; unless it is refused."""
     refused: str = ""
     """Why it is not forwarded, in words for its caller; empty: it is."""
+    takes_forms: bool = False
+    """A body may be a form (multipart/form-data), not only JSON."""
     told_by: bytes = b""
     """The header by which it is told from another provider's route of the same path; empty: whatever is left."""
 

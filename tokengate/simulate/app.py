@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 import uvicorn
 
-from tokengate.simulate import answers, frames
+from tokengate.simulate import answers, frames, media
 from tokengate.simulate.answers import Plan, Refused
 from tokengate.simulate.books import Books, Entry
 from tokengate.simulate.options import Directives, Fault, FaultKind, OptionError, SimulateOptions, parse_directives
@@ -66,6 +66,8 @@ class SimulatedProvider:
             self._let_in(scope)
             if method == "POST" and (path in _PLANNERS or path == "/v1/embeddings"):
                 await self._answer(scope, exchange, answers.read_body(raw))
+            elif method == "POST" and path in media.PATHS:
+                await self._answer_media(scope, exchange, media.read(raw, dict(scope["headers"])))
             else:
                 await exchange.respond(200, _JSON, self._model(method, path))
         except Refused as refused:
@@ -132,6 +134,32 @@ class SimulatedProvider:
                 vectors = answers.plan_embeddings(body, directives.options, self._count)
                 whole = await self._embed(exchange, vectors, directives, entry)
             end = "answered" if whole else "cut"
+        except Refused as refused:
+            end = "refused"
+            await _refuse(exchange, refused)
+        except Broken:
+            raise
+        except ClientGone:
+            self._books.disconnected(exchange.last_write)
+            raise
+        finally:
+            self._books.close(entry, end)
+
+    async def _answer_media(self, scope: Scope, exchange: Exchange, asked: media.Asked) -> None:
+        """Answer a request for images or sound, and post to the books how that ended."""
+        entry = self._books.open(asked.fields["model"], str(asked.fields.get("user") or ""))
+        end = "cut"
+        try:
+            directives = self._directives(scope, asked.fields)
+            options, fault = directives.options, directives.fault
+            _refuse_by_fault(fault)
+            kind = fault.kind if fault else None
+            answer = media.answer(scope["path"], asked, options, self._random, self._count, kind)
+            entry.input_tokens, entry.output_tokens = answer.input_tokens, answer.output_tokens
+            await _delay_headers(exchange, fault)
+            await exchange.pause(options.ttft_ms / 1000)
+            if await _send_pieces(exchange, answer, fault, options):
+                end = "answered"
         except Refused as refused:
             end = "refused"
             await _refuse(exchange, refused)
@@ -237,8 +265,8 @@ async def _break(exchange: Exchange, fault: Fault) -> None:
     await exchange.reset()
 
 
-async def _send_whole(exchange: Exchange, data: bytes, fault: Fault | None) -> bool:
-    headers = _headers(_JSON, fault)
+async def _send_whole(exchange: Exchange, data: bytes, fault: Fault | None, normal: dict[str, str] = _JSON) -> bool:
+    headers = _headers(normal, fault)
     kind = fault.kind if fault else None
     if fault is not None and kind in _MIDWAY:
         await exchange.start(200, headers | {"content-length": str(len(data))})
@@ -281,6 +309,22 @@ async def _stream(exchange: Exchange, plan: Plan, fault: Fault | None, options: 
             await exchange.end(frames.DONE + b'data: {"not": "for you"}\n\nnonsense\n\n')
         case _:
             await exchange.end(frames.DONE)
+    return True
+
+
+async def _send_pieces(exchange: Exchange, answer: media.Answer, fault: Fault | None, options: SimulateOptions) -> bool:
+    """Send images or sound, a piece at a time if it is streamed; with `tokens_per_second` a piece counts as one."""
+    if not answer.streamed:
+        return await _send_whole(exchange, b"".join(answer.pieces), fault, answer.headers)
+    kind = fault.kind if fault else None
+    await exchange.start(200, _headers(answer.headers, fault), gzip=kind is FaultKind.GZIP)
+    for position, piece in enumerate(answer.pieces):
+        if fault is not None and kind in _MIDWAY and position == fault.number:
+            await _break(exchange, fault)
+        if options.tokens_per_second:
+            await exchange.pause(1 / options.tokens_per_second)
+        await exchange.write(piece)
+    await exchange.end()
     return True
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from tokengate.providers import Route
 from tokengate.providers.openai.deployments import Deployed
 from tokengate.providers.openai.errors import OpenAIDialect
+from tokengate.providers.openai.pictures import ImageEdits, ImageGenerations
 from tokengate.providers.openai.requests import ChatCompletions, Completions, Embeddings
 from tokengate.providers.openai.responses import Responses
 
@@ -23,7 +24,10 @@ _METERED: Final = (
     ("/v1/completions", Completions()),
     ("/v1/embeddings", Embeddings()),
     ("/v1/responses", Responses()),
+    ("/v1/images/generations", ImageGenerations()),
+    ("/v1/images/edits", ImageEdits()),
 )
+_TAKE_FORMS: Final = frozenset({"/v1/images/edits"})
 
 _OTHERS: Final = (
     "Responses are kept by the provider for all who have its key, and the gate does not know whose this one is: keep "
@@ -40,9 +44,7 @@ _REFUSED: Final = (
     ("POST", "/v1/responses/compact", "What is compacted is not metered here."),
     ("GET", "/v1/realtime", "Realtime sessions are not metered: they have no end at which to hold their price."),
     ("POST", "/v1/realtime/*", "Realtime sessions are not metered: they have no end at which to hold their price."),
-    ("POST", "/v1/images/generations", _BY_THE_PIECE),
-    ("POST", "/v1/images/edits", _BY_THE_PIECE),
-    ("POST", "/v1/images/variations", _BY_THE_PIECE),
+    ("POST", "/v1/images/variations", "Variations were made by dall-e-2 alone, which was retired on 2026-05-12."),
     ("POST", "/v1/audio/speech", _BY_THE_PIECE),
     ("POST", "/v1/audio/transcriptions", _BY_THE_PIECE),
     ("POST", "/v1/audio/translations", _BY_THE_PIECE),
@@ -57,7 +59,10 @@ _REFUSED: Final = (
 )
 
 ROUTES: Final[tuple[Route, ...]] = (
-    *(Route("POST", path, dialect, endpoint.name, endpoint) for path, endpoint in _METERED),
+    *(
+        Route("POST", path, dialect, endpoint.name, endpoint, takes_forms=path in _TAKE_FORMS)
+        for path, endpoint in _METERED
+    ),
     *(
         Route("POST", f"/openai/deployments/*/{endpoint.path}", azure, endpoint.name, endpoint)
         for endpoint in (
