@@ -185,6 +185,15 @@ class TestWhatIsWrong:
             with pytest.raises(StoreError, match=r"6\.0\.16.*6\.2"):
                 await inspect(opened, KEY)
 
+    async def test_a_server_of_32_bits_is_refused(self) -> None:
+        async def small(peer: Conversation) -> None:
+            await peer.say(b"+OK\r\n" * 3 + b"$34\r\nredis_version:7.0.15\r\narch_bits:32\r\n\r\n")
+            await asyncio.Event().wait()
+
+        async with raw_server(small) as peer, store(f"redis://127.0.0.1:{peer.port}") as opened:
+            with pytest.raises(StoreError, match="32-bit"):
+                await inspect(opened, KEY)
+
     async def test_a_server_that_evicts_or_forgets_is_pointed_out(self) -> None:
         with redis_server("--maxmemory-policy", "allkeys-lru", "--appendonly", "no") as server:
             async with store(server.url) as opened:

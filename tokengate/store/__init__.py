@@ -234,6 +234,10 @@ async def _version(connection: AbstractConnection) -> list[Finding]:
     numbers = version.split(".")[:2]
     if "valkey_version" not in fields and all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) < VERSION_MIN:
         raise StoreError(f"the store is Redis {version}; 6.2 or newer (or Valkey) is needed")
+    if fields.get("arch_bits", "64") != "64":
+        raise StoreError(
+            "the store is a 32-bit build, whose scripts cannot write amounts exactly; a 64-bit one is needed"
+        )
     return []
 
 
