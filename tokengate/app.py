@@ -29,7 +29,7 @@ from tokengate.ledger.journal import SUFFIX, make_folder
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable, PriceTableError
-from tokengate.providers import Router, anthropic, gemini, openai
+from tokengate.providers import Quirks, Router, anthropic, gemini, openai
 from tokengate.proxy import Bounds, Proxy
 from tokengate.resources import pricing_file
 from tokengate.scrape import Scrape
@@ -191,6 +191,9 @@ def destinations_of(settings: Settings, transport: Transport, further: Sequence[
             section="openai",
             replaces="/v1",
             key=f"Bearer {openai_key.get_secret_value()}".encode() if openai_key else None,
+            quirks=Quirks(service_tier_default="priority")
+            if settings.openai_service_tier_default == "priority"
+            else None,
         ),
         Destination(
             anthropic.dialect.name,

@@ -288,6 +288,7 @@ class Settings(BaseSettings):
 
     openai_api_key: ApiKey = None
     openai_base_url: BaseUrl = "https://api.openai.com/v1"
+    openai_service_tier_default: Literal["default", "priority"] = "default"
     anthropic_api_key: ApiKey = None
     anthropic_base_url: BaseUrl = "https://api.anthropic.com"
     gemini_api_key: ApiKey = None

@@ -48,6 +48,8 @@ class UpstreamEntry(Struct, frozen=True, forbid_unknown_fields=True):
     output_cap_field: Literal["", "max_tokens", "max_completion_tokens"] = ""
     cost_reported: bool = False
     """Whether the cost in its answers (`usage.cost`) is charged, and not what the price table makes of the tokens."""
+    service_tier_default: Literal["", "priority"] = ""
+    """The tier that its account is set to, if calls that ask for none may be billed by a dearer one."""
     connect_timeout_s: _Timeout | None = None
     read_timeout_s: _Timeout | None = None
 
@@ -57,9 +59,8 @@ class UpstreamEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def quirks(self) -> Quirks | None:
-        if self.stream_options and not self.output_cap_field and not self.cost_reported:
-            return None
-        return Quirks(self.stream_options, self.output_cap_field, self.cost_reported)
+        found = Quirks(self.stream_options, self.output_cap_field, self.cost_reported, self.service_tier_default)
+        return found if found != Quirks() else None
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):

@@ -109,6 +109,8 @@ class Quirks(Struct, frozen=True):
     """The name of the output cap that it obeys, if it is another than the dialect's (`max_tokens`)."""
     cost_reported: bool = False
     """Its answers say what they cost, and it is believed."""
+    service_tier_default: str = ""
+    """The service tier that its account is set to, by which calls that leave it to the account may be billed."""
 
 
 class Asked(Struct, frozen=True, gc=False):

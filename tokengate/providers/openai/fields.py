@@ -7,7 +7,10 @@ is refused by name.
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tokengate.bodies import MalformedRequest, UnpricedFeature
+from tokengate.domain import Call
 
 TIER_CHARS_MAX: Final = 64
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
@@ -120,3 +123,13 @@ def read_service_tier(document: dict[str, Any]) -> str:
             f"service_tier must be a string of at most {TIER_CHARS_MAX} printable characters.", "service_tier"
         )
     return "priority" if tier == "fast" else tier
+
+
+def left_to_account(call: Call, document: dict[str, Any], tier: str) -> Call:
+    """A call at an account that is set to a service tier: billed by it unless it says otherwise, which `auto` does not.
+
+    By `service_tier` of https://developers.openai.com/api/reference/resources/chat, "auto": the project's setting.
+    """
+    if not tier or document.get("service_tier") not in (None, "auto"):
+        return call
+    return replace(call, tiers_unasked=(tier,))

@@ -25,11 +25,17 @@ _COST: Final = b'"cost"'
 
 class _Costs(Struct, gc=False):
     cost: Decimal | None = None
-    is_byok: bool = False
+    is_byok: bool | None = None
+
+
+class _Response(Struct, gc=False):
+    usage: _Costs | None = None
 
 
 class _Answer(Struct, gc=False):
     usage: _Costs | None = None
+    response: _Response | None = None
+    """Within the last event of a streamed response."""
 
 
 _decode: Final = Decoder(_Answer).decode
@@ -78,9 +84,10 @@ def reported_cost(answer: bytes) -> int | None:
 
 def _cost_in(document: bytes) -> int | None:
     try:
-        usage = _decode(document).usage
+        answer = _decode(document)
     except (MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    usage = answer.usage if answer.response is None else answer.response.usage
     if usage is None or usage.cost is None or usage.is_byok:
         return None
     return reported_nano(usage.cost)

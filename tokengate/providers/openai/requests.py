@@ -84,7 +84,7 @@ class OpenAIRequest:
     def suited(self, quirks: Quirks) -> "OpenAIRequest":
         cap_field = self._cap_field
         return OpenAIRequest(
-            self.call,
+            fields.left_to_account(self.call, self._document, quirks.service_tier_default),
             self._body,
             self._document,
             replace(

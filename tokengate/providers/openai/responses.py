@@ -23,6 +23,7 @@ from tokengate.providers import NO_HEAD, Asked, Count, Head, Meter, Quirks
 from tokengate.providers.openai import fields
 from tokengate.providers.openai.images import base64_image_size, image_rule
 from tokengate.providers.openai.messages import COMMA_TOKENS, MESSAGE_TOKENS, REPLAY_TOKENS, REPLY_TOKENS, TOOL_TOKENS
+from tokengate.providers.openai.reported import CostMeter
 from tokengate.providers.openai.requests import reasons
 from tokengate.providers.openai.response_meters import response_meter
 
@@ -84,13 +85,16 @@ class _Survey:
 class ResponsesRequest:
     """A parsed request."""
 
-    __slots__ = ("_body", "_document", "_found", "call")
+    __slots__ = ("_body", "_cost_reported", "_document", "_found", "call")
 
-    def __init__(self, call: Call, body: bytes, document: dict[str, Any], found: _Survey) -> None:
+    def __init__(
+        self, call: Call, body: bytes, document: dict[str, Any], found: _Survey, *, cost_reported: bool = False
+    ) -> None:
         self.call = call
         self._body = body
         self._document = document
         self._found = found
+        self._cost_reported = cost_reported
 
     def count_input(self, count: Count) -> int:
         found, tools = self._found, self._document.get("tools") or ()
@@ -101,8 +105,9 @@ class ResponsesRequest:
                 total += _count(value, count)
         return min(self.call.input_tokens_max, total)
 
-    def suited(self, quirks: Quirks) -> "ResponsesRequest":  # noqa: ARG002 - it has no stream_options to leave out
-        return self
+    def suited(self, quirks: Quirks) -> "ResponsesRequest":
+        call = fields.left_to_account(self.call, self._document, quirks.service_tier_default)
+        return ResponsesRequest(call, self._body, self._document, self._found, cost_reported=quirks.cost_reported)
 
     def body(self, output_cap_tokens: int | None) -> bytes:
         if output_cap_tokens is None:
@@ -114,7 +119,8 @@ class ResponsesRequest:
         return Asked(self._document, "input", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
-        return response_meter(status, content_type, hidden_output=reasons(self.call.model))
+        found = response_meter(status, content_type, hidden_output=reasons(self.call.model))
+        return CostMeter(found) if self._cost_reported else found
 
 
 class Responses:
