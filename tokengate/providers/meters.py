@@ -1,5 +1,6 @@
 """What the meters of all providers are made of: an answer kept within a bound, and the text that was shown of one."""
 
+import json
 from typing import Any, Final
 
 import orjson
@@ -80,11 +81,23 @@ class Shown:
         return b"".join(self._pieces).decode("utf-8", "ignore")
 
 
+LENIENT_BYTES_MAX: Final = 64 * 1024
+"""Up to this size, what is no JSON by the strict reader is given to one that takes any number."""
+
+
 def parse(content: bytes | bytearray) -> Any:  # noqa: ANN401 - whatever a provider sends
     """JSON; None if it is none."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
+        return _parse_any_number(content) if len(content) <= LENIENT_BYTES_MAX else None
+
+
+def _parse_any_number(content: bytes | bytearray) -> Any:  # noqa: ANN401
+    """JSON with numbers that are larger than any float, such as 1e400: what stands beside them can be read."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
         return None
 
 
