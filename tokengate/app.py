@@ -19,6 +19,7 @@ import structlog
 
 from tokengate import __version__
 from tokengate.composition import open_ledger, policy_of, register, rules_of
+from tokengate.cutting import Streams
 from tokengate.destination import Destination, Destinations
 from tokengate.domain import Reason
 from tokengate.gate import Gate
@@ -319,6 +320,20 @@ async def _administered(
 
 
 @asynccontextmanager
+async def _cutting(settings: Settings, ledger: Ledger) -> AsyncIterator[Streams | None]:
+    """What ends streams of frozen sessions; None if nothing is to."""
+    if not settings.freeze_cuts_streams:
+        yield None
+        return
+    streams = Streams(ledger)
+    looking = asyncio.create_task(streams.run())
+    try:
+        yield streams
+    finally:
+        looking.cancel()
+
+
+@asynccontextmanager
 async def open_app(
     settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
 ) -> AsyncIterator[App]:
@@ -399,6 +414,7 @@ async def open_app(
             destinations=destinations_of(settings, transport, further),
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
+            streams=await stack.enter_async_context(_cutting(settings, ledger)),
         )
         status = Status(
             ledger=ledger,

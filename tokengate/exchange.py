@@ -101,6 +101,13 @@ class Exchange:
         self._send = send
         self.progress = Progress()
 
+    @property
+    def streaming(self) -> bool:
+        """Whether a stream is being sent that has not told its end yet."""
+        progress = self.progress
+        reading = progress.reading()
+        return progress.started and progress.streaming and reading is not None and not reading.complete
+
     async def run(self, url: str, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Forward, pass the answer on, and find out how it ended. `progress.refusal` is left for the caller to send."""
         progress = self.progress

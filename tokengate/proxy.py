@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from tokengate.cutting import Streams
 from tokengate.destination import Destination, Destinations
 from tokengate.domain import Ending, Outcome, Reason, Refusal, Session, Usage
 from tokengate.exchange import BODYLESS, Exchange, Progress, code_class, failure_class, passed_headers
@@ -70,7 +71,9 @@ class Proxy:
         destinations: Destinations,
         telemetry: Telemetry,
         bounds: Bounds,
+        streams: Streams | None = None,
     ) -> None:
+        """`streams`: None if a freeze ends no streams."""
         self.router = router
         self.dialect = dialect
         self.gate = gate
@@ -78,6 +81,7 @@ class Proxy:
         self.destinations = destinations
         self.telemetry = telemetry
         self.bounds = bounds
+        self.streams = streams
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count(1)
         self._in_flight = 0
@@ -110,6 +114,7 @@ class Visit:
         "admitted_ns",
         "code_class",
         "connection",
+        "cut_off",
         "destination",
         "dialect",
         "dispatched_ns",
@@ -165,6 +170,8 @@ class Visit:
         self.task: asyncio.Task[object] = _this_task()
         self.gone = False
         """The caller has closed its connection."""
+        self.cut_off: Refusal | None = None
+        """In which words its stream is to end, before its answer does."""
         self.head_sent = False
         """The head of an answer that nobody charges has been sent."""
 
@@ -194,21 +201,31 @@ class Visit:
         except ClientGone:
             self._record(CLIENT_CLOSED, error="the caller left before it had sent its request")
         except asyncio.CancelledError:
-            if not self.gone:
-                await self._give_up(
-                    Refusal(Reason.SHUTTING_DOWN, "The gate is stopping and can wait no longer.", retry_after_s=1)
-                )
+            if not await self._cancelled():
                 raise
-            # The cancellation was our own; whoever waits for this task must not see it.
-            self.task.uncancel()
-            if self.exchange is None:
-                self._record(CLIENT_CLOSED, error="the caller left before its answer's end")
         except Exception:
             log.exception("a request failed within the gate", request_id=self.request_id)
             await self._give_up(Refusal(Reason.INTERNAL, "The gate failed; its log says why, by the request's id."))
         finally:
             self.connection.on_lost = None
         return None
+
+    async def _cancelled(self) -> bool:
+        """End a request that was cancelled, by whoever it was; gives whether it was our own doing."""
+        if not self.gone and self.cut_off is None:
+            await self._give_up(
+                Refusal(Reason.SHUTTING_DOWN, "The gate is stopping and can wait no longer.", retry_after_s=1)
+            )
+            return False
+        # Whoever waits for this task must not see it.
+        self.task.uncancel()
+        if self.gone:
+            if self.exchange is None:
+                self._record(CLIENT_CLOSED, error="the caller left before its answer's end")
+        elif self.cut_off is not None:
+            self.connection.on_lost = None
+            await self._give_up(self.cut_off)
+        return True
 
     def _refused(self, route: Route) -> str:
         """Why a route that there is leads nowhere; empty: it leads somewhere."""
@@ -260,12 +277,14 @@ class Visit:
             url, headers = destination.url(self.path, inbound.query), self._headers(destination)
             body = ticket.request.body(ticket.output_cap_tokens)
             self.dispatched_ns = time.perf_counter_ns()
-            await exchange.run(url, headers, body)
+            await self._run(exchange, ticket, url, headers, body)
             if progress.refusal is not None:
                 await self._answer(progress.refusal)
         except asyncio.CancelledError:
             if self.gone:
                 progress.error = "the caller left before the answer's end"
+            elif self.cut_off is not None:
+                progress.reason, progress.error = self.cut_off.reason, self.cut_off.message
             else:
                 progress.reason, progress.error = Reason.SHUTTING_DOWN, "the gate was stopped before the answer's end"
             raise
@@ -274,6 +293,26 @@ class Visit:
             raise
         finally:
             self._conclude(exchange, ticket)
+
+    async def _run(
+        self, exchange: Exchange, ticket: Ticket, url: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        streams = self.proxy.streams
+        if streams is None or not ticket.call.stream:
+            return await exchange.run(url, headers, body)
+        streams.begin(ticket.limits, self)
+        try:
+            await exchange.run(url, headers, body)
+        finally:
+            streams.end(ticket.limits, self)
+        return None
+
+    def cut(self, refusal: Refusal) -> None:
+        """See `Cuttable`. What has not begun is let be: what it costs would not be known."""
+        exchange = self.exchange
+        if exchange is not None and exchange.streaming and not self.gone and self.cut_off is None:
+            self.cut_off = refusal
+            self.task.cancel()
 
     def _conclude(self, exchange: Exchange, ticket: Ticket) -> None:
         """Settle and record, at once if the charge is known; if text must be counted first, then in the background."""
