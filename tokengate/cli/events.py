@@ -45,7 +45,7 @@ def events(
             typer.echo(event_line(event))
 
     if follow:
-        run(lambda control: _follow(control, query, tell), server, token_file)
+        run(lambda control: _follow(control, query, tell), server, token_file, endless=True)
         return
     page = run(lambda control: control.events(query), server, token_file)
     for event in page.events:

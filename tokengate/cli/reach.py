@@ -54,8 +54,13 @@ def settings_of(environ: Mapping[str, str]) -> "Loaded":
         raise typer.Exit(Exit.WRONG) from None
 
 
-def run(act: "Callable[[Control], Awaitable[T]]", server: str | None, token_file: Path | None) -> T:
-    """Do something with a `Control`; what goes wrong is said, and ends the process."""
+def run(
+    act: "Callable[[Control], Awaitable[T]]", server: str | None, token_file: Path | None, *, endless: bool = False
+) -> T:
+    """Do something with a `Control`; what goes wrong is said, and ends the process.
+
+    `endless`: that it is interrupted is how it ends.
+    """
     from tokengate.control import ControlError, Denied, Invalid, Unknown
 
     async def work() -> T:
@@ -73,7 +78,7 @@ def run(act: "Callable[[Control], Awaitable[T]]", server: str | None, token_file
     except ControlError as error:
         fail(str(error), Exit.FAILED)
     except KeyboardInterrupt:
-        raise typer.Exit(Exit.DONE) from None
+        raise typer.Exit(Exit.DONE if endless else Exit.INTERRUPTED) from None
 
 
 def who() -> str:

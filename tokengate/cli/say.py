@@ -31,6 +31,8 @@ class Exit(IntEnum):
     """There is no such session, agent or tenant."""
     DENIED = 4
     """The token does not allow it."""
+    INTERRUPTED = 130
+    """Ctrl-C, before it was done; what has no end of its own (`top`, `events --follow`) is done then."""
 
 
 def fail(message: str, code: Exit) -> NoReturn:

@@ -264,9 +264,7 @@ def _facts(detail: "Detail") -> Iterator[tuple[str, str]]:
     account = detail.account
     if account.frozen:
         yield "why", account.frozen_reason or "no reason was given"
-        if account.frozen_by or account.frozen_at_ms is not None:
-            since = f"{age(account.frozen_at_ms, detail.now_ms)} ago" if account.frozen_at_ms is not None else ""
-            yield "frozen by", " ".join(word for word in (account.frozen_by, since) if word)
+        yield from _freeze(detail)
     if account.fault:
         yield "fault", f"{account.fault}; its calls are refused"
     whose = "the default" if account.budget_is_default else "its own"
@@ -285,6 +283,19 @@ def _facts(detail: "Detail") -> Iterator[tuple[str, str]]:
     if account.created_ms is not None:
         active = age(account.last_active_ms, detail.now_ms)
         yield "seen", f"first {instant(account.created_ms)}, last {active} ago"
+
+
+def _freeze(detail: "Detail") -> Iterator[tuple[str, str]]:
+    """Since when it is frozen, who or which rule has done it, and between which requests that saw what it saw."""
+    account = detail.account
+    last = next((event.fields for event in reversed(detail.evidence) if event.kind == "freeze"), {})
+    rule = last.get("rule", "")
+    since = f"{age(account.frozen_at_ms, detail.now_ms)} ago" if account.frozen_at_ms is not None else ""
+    by = f"by the rule {rule}" if rule else f"by {account.frozen_by}" if account.frozen_by else ""
+    if since or by:
+        yield "frozen", " ".join(word for word in (since, by) if word)
+    if seen := [f"{name} {last[name]}" for name in ("first", "last") if last.get(name)]:
+        yield "requests", ", ".join(seen)
 
 
 def _ever(account: "Account") -> str:

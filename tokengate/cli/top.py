@@ -60,7 +60,12 @@ def top(
 ) -> None:
     """Watch who spends: frozen sessions first, then those that spend most a minute. Ctrl-C ends it."""
     live = sys.stdout.isatty() and not once and not as_json
-    run(lambda control: _watch(control, interval, limit, once=once, live=live, as_json=as_json), server, token_file)
+    run(
+        lambda control: _watch(control, interval, limit, once=once, live=live, as_json=as_json),
+        server,
+        token_file,
+        endless=not once,
+    )
 
 
 async def _watch(control: "Control", interval_s: float, limit: int, *, once: bool, live: bool, as_json: bool) -> None:
