@@ -370,7 +370,12 @@ class TestStore:
         written -= {"held", "expired", "settled"} - {"held"}
         documented = {
             field
-            for section in ("## A session, an agent, a tenant", "## A hold", "## A reader of the events")
+            for section in (
+                "## A session, an agent, a tenant",
+                "## A hold",
+                "## What a session did lately",
+                "## A reader of the events",
+            )
             for row in rows(reference("store")[reference("store").index(section) :], "| Field |")
             for field in code(row[0])
         }
@@ -399,6 +404,7 @@ class TestStore:
         made = {keys.scope(Scope("{t}"[1:-1], kind, "NAME")) for kind in ("session", "agent", "tenant")}
         made |= {
             keys.hold_prefix("t") + "ID",
+            keys.recent("t", "NAME"),
             keys.leases("t"),
             keys.sessions("t"),
             keys.events("t"),

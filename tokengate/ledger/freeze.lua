@@ -18,6 +18,6 @@ redis.call('HDEL', key, 'frozen', 'frozen_reason', 'frozen_until_ms', 'frozen_at
 list_frozen(key, false)
 forget_history(key)
 if was[1] ~= '1' or (finish and now >= finish) then return 0 end
-local before = finish and 'frozen until ' .. integer(finish) or 'frozen'
-event(KEYS[2], now, 'unfreeze', 'scope', key, 'by', by, 'before', before, 'after', 'open')
+local before, after = finish and 'frozen until ' .. integer(finish) or 'frozen', 'open'
+event(KEYS[2], now, 'unfreeze', 'scope', key, 'by', by, 'before', before, 'after', after)
 return 1

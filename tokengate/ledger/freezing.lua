@@ -14,7 +14,9 @@ local function freeze(key, events, now, finish, reason, by, rule, first, last, f
   if finish then redis.call('HSET', key, 'frozen_until_ms', integer(finish)) end
   list_frozen(key, true, finish)
   forget_history(key)
-  if rule then redis.call('HSET', key, 'frozen_rule', rule, 'freezes', integer(freezes)) end
+  if rule then
+    redis.call('HSET', key, 'frozen_rule', rule, 'freezes', integer(freezes))
+  end
   rule, first, last = rule or '', first or '', last or ''
   event(events, now, 'freeze', 'scope', key, 'by', by, 'before', before, 'after', after, 'reason', reason, 'rule', rule, 'first', first, 'last', last)
   return frozen

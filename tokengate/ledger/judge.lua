@@ -11,7 +11,7 @@
 --
 -- The history is a hash beside the session, which ends an hour or so after the last call. What all calls need is one packed
 -- field, `history`: nothing is put into words, or taken apart, that need not be. What few calls need are fields of their own,
--- see suspect.lua; so are the last calls, 0, 1, ..., each with how long it came after the last answer to the same call (ms).
+-- see suspect.lua; so are the last calls, a, b, ..., each with how long it came after the last answer to the same call (ms).
 local function judge(key, hold, id, now, total, ended, model, mark)
   total, ended = math.max(0, tonumber(total or '') or 0), tonumber(ended or '') or 0
   local kept, last, noted, cycle, shadow_until, step, from, started, before, calls, peak, wave, waits, least, most, since
@@ -29,36 +29,38 @@ local function judge(key, hold, id, now, total, ended, model, mark)
     bytes, first_bytes, grown_since, grown_spent = 0, 0, 0, 0
     peak, waits, least, most, since, spent, first = 0, 0, 0, 0, 0, 0, ''
   end
-  local look, slot, entry
-  local function closely()
-    look = look or suspect(key, hold, id, now, total, model)
-    return look
-  end
+  local this, look, slot, entry = math.floor(now / SPEND_STEP_MS), nil, nil, nil
 
   if mark ~= '' then
-    local call, asked_root, asked = string.sub(mark, 1, 8), string.sub(mark, 10, 17), tonumber(string.sub(mark, 19, 28))
+    local call, asked_root, asked, tail = struct.unpack('c8xc8xc10xc1', mark)
+    asked = asked + 0
     -- The same request again, or the same few in turn.
     if LOOPS > 0 then
       local pause = 0
       if string.find(marks, call, 1, true) then
-        pause, cycle = closely().looping(call, marks, noted, cycle)
+        look = look or suspect(key, hold, id, now, total, model)
+        pause, cycle = look.looping(call, marks, noted, cycle)
       else
         cycle = 0
       end
       if pause then
         noted = noted + 1
-        slot, entry = noted % CALLS_KEPT, integer(pause) .. ' ' .. id
+        slot, entry = string.char(97 + noted % CALLS_KEPT), (pause == 0 and '0 ' or integer(pause) .. ' ') .. id
         marks = string.sub(marks, 9) .. call
       end
     end
     -- A conversation that says the same again and again.
-    if TOOL_LOOPS > 0 and string.byte(mark, 30) ~= 45 then closely().circling(mark) end
+    if TOOL_LOOPS > 0 and tail ~= '-' then
+      look = look or suspect(key, hold, id, now, total, model)
+      look.circling(mark)
+    end
     -- A context that grows by a factor with every call.
     if GROWTH > 0 and (asked ~= bytes or asked_root ~= root) then
       if grown > 0 and asked_root == root and asked * 100 >= bytes * GROWTH_PERCENT then
         grown, bytes = grown + 1, asked
         if grown >= GROWTH_CALLS and bytes >= GROWTH_BYTES_MIN then
-          closely().grew(grown, first_bytes, bytes, grown_first, grown_since, grown_spent)
+          look = look or suspect(key, hold, id, now, total, model)
+          look.grew(grown, first_bytes, bytes, grown_first, grown_since, grown_spent)
         end
       else
         grown, root, bytes, first_bytes, grown_first, grown_since, grown_spent = 1, asked_root, asked, asked, id, now, total
@@ -85,7 +87,10 @@ local function judge(key, hold, id, now, total, ended, model, mark)
         anew = most > WAVE_LIKE * least or peak * WAVE_LIKE < calls
         if not anew then
           wave, peak = now, under_way
-          if calls == WAVES_4 and waits >= WAVES_MIN then closely().multiplied(calls, first, since, spent) end
+          if calls == WAVES_4 and waits >= WAVES_MIN then
+            look = look or suspect(key, hold, id, now, total, model)
+            look.multiplied(calls, first, since, spent)
+          end
         end
       end
     end
@@ -96,8 +101,10 @@ local function judge(key, hold, id, now, total, ended, model, mark)
 
   -- Spending.
   if VELOCITY > 0 then
-    local this = math.floor(now / SPEND_STEP_MS)
-    if this ~= step or total - from > VELOCITY_LOOK then step, from = this, closely().racing(this) end
+    if this ~= step or total - from > VELOCITY_LOOK then
+      look = look or suspect(key, hold, id, now, total, model)
+      from = look.racing(this)
+    end
   end
 
   local findings = look and look.findings
@@ -116,10 +123,14 @@ local function judge(key, hold, id, now, total, ended, model, mark)
       redis.call('HSET', key, 'shadow', rule)
     end
   end
-  local line = struct.pack(HISTORY_FORMAT, CALLS_KEPT, now, noted, cycle, shadow_until, step, from, started, before, calls, peak,
+  local line = struct.pack(HISTORY_FORMAT, CALLS_KEPT, now, noted, cycle, shadow_until, this, from, started, before, calls, peak,
     wave, waits, least, most, since, spent, grown, bytes, first_bytes, grown_since, grown_spent, root, marks, first, grown_first)
-  if entry then redis.call('HSET', key, 'history', line, slot, entry) else redis.call('HSET', key, 'history', line) end
-  if math.floor(now / SPEND_STEP_MS) ~= math.floor(last / SPEND_STEP_MS) then
+  if entry then
+    redis.call('HSET', key, 'history', line, slot, entry)
+  else
+    redis.call('HSET', key, 'history', line)
+  end
+  if this ~= step then
     redis.call('PEXPIRE', key, HISTORY_TTL_MS + SPEND_STEP_MS)
   end
   if rule then return 'shadow', rule, reason, first_id end

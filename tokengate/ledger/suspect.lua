@@ -51,7 +51,7 @@ local function suspect(key, hold, id, now, total, model)
     while last > 0 and not is_same(last) do last = last - 1 end
     if last == 0 then return 0, 0 end
     local slots = {}
-    for place = 1, count do slots[place] = (noted - count + place) % CALLS_KEPT end
+    for place = 1, count do slots[place] = string.char(97 + (noted - count + place) % CALLS_KEPT) end
     for place, entry in ipairs(redis.call('HMGET', key, unpack(slots))) do
       local pause, name = string.match(entry or '', '^(%d+) (.+)$')
       names[place], pauses[place] = name or '', tonumber(pause) or 0
