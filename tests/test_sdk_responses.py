@@ -131,8 +131,8 @@ async def test_what_others_may_have_made_is_refused_and_moderation_is_free(
         for call in (at.sdk.responses.retrieve, at.sdk.responses.delete, at.sdk.responses.cancel):
             with pytest.raises(openai.NotFoundError, match="whose this one is"):
                 await call("resp_1")
-        with pytest.raises(openai.NotFoundError, match="billed by the image"):
-            await at.sdk.images.generate(model="gpt-image-1", prompt="a gate")
+        with pytest.raises(openai.NotFoundError, match="a day or more"):
+            await at.sdk.batches.list()
         assert (await at.sdk.moderations.create(input="hi")).id == "modr-1"
         assert [path for path, _ in at.answers.asked] == ["/v1/moderations"]
     assert fields(redis_cli) == {}

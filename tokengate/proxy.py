@@ -187,12 +187,14 @@ class Visit:
         self.path = path = path if chosen is None else chosen.path(path)
         route = proxy.router.match(inbound.method, path, inbound.given)
         if route is None or not _plain(inbound.path):
+            self.dialect = proxy.router.dialect_of(path, inbound.given) or self.dialect
             return await self.refuse(_no_route(proxy.router, inbound, path))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         self.route = route.path
         refused = self._refused(route)
         try:
             if refused:
+                self.dialect = proxy.router.dialect_of(path, inbound.given) or self.dialect
                 await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, refused))
             elif route.endpoint is None:
                 await self._pass_free()

@@ -66,6 +66,9 @@ STATUS: Final = MappingProxyType(
 """The HTTP status of a refusal, the same in every dialect. SDKs retry 408, 409, 429 and 5xx: see `x-should-retry`."""
 
 
+ANY_METHOD: Final = "*"
+
+
 class Reading(Struct, frozen=True, gc=False):
     """What a meter has learnt from the response so far."""
 
@@ -244,6 +247,7 @@ class Route:
     """
 
     method: str
+    """`*`: any, of a path that is refused whatever is done with it."""
     path: str
     dialect: Dialect
     name: str
@@ -265,8 +269,10 @@ class Router:
         self._told: dict[tuple[str, str], list[Route]] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Route]] = []
         self._methods: dict[str, list[str]] = {}
+        self._families: dict[str, set[Dialect]] = {}
         for route in routes:
             key = route.method, route.path
+            self._families.setdefault(_family(route.path), set()).add(route.dialect)
             if route.told_by:
                 self._told.setdefault(key, []).append(route)
             elif "*" in route.path:
@@ -279,17 +285,38 @@ class Router:
 
     def match(self, method: str, path: str, given: Mapping[bytes, bytes] = MappingProxyType({})) -> Route | None:
         """The route of a request, or None if the path is not metered (or not with this method)."""
-        route = self._exact.get((method, path)) or next(
-            (route for verb, pattern, route in self._patterns if verb == method and pattern.fullmatch(path)), None
-        )
+        route = self._exact.get((method, path)) or self._by_pattern(method, path)
         if route is None or not self._told:
             return route
         rivals = self._told.get((method, route.path), ())
         return next((rival for rival in rivals if rival.told_by in given), route)
 
+    def _by_pattern(self, method: str, path: str) -> Route | None:
+        for verb, pattern, route in self._patterns:
+            if verb in (method, ANY_METHOD) and pattern.fullmatch(path):
+                return route
+        return self._exact.get((ANY_METHOD, path))
+
+    def dialect_of(self, path: str, given: Mapping[bytes, bytes]) -> Dialect | None:
+        """Whose words a caller understands that asks for what is no endpoint: by its headers, or the path's beginning.
+
+        None: several providers could have such a path.
+        """
+        for rivals in self._told.values():
+            for rival in rivals:
+                if rival.told_by in given:
+                    return rival.dialect
+        family = self._families.get(_family(path), set())
+        return next(iter(family)) if len(family) == 1 else None
+
     def methods(self, path: str) -> list[str]:
         """The methods that an exact path does have, for a refusal that says so."""
         return self._methods.get(path, [])
+
+
+def _family(path: str) -> str:
+    """The beginning of a path that says whose it may be: `/v1beta`."""
+    return path.split("/", 2)[1] if path.startswith("/") else ""
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -6,7 +6,7 @@ is refused. Nothing here knows a price.
 
 from typing import Final
 
-from tokengate.providers import Route
+from tokengate.providers import ANY_METHOD, Route
 from tokengate.providers.anthropic.errors import AnthropicDialect
 from tokengate.providers.anthropic.requests import Messages
 
@@ -22,10 +22,16 @@ _BATCHES: Final = (
     "Send its requests one by one."
 )
 
+_REFUSED: Final = (
+    ("/v1/messages/batches", _BATCHES),
+    ("/v1/messages/batches/*", _BATCHES),
+    ("/v1/complete", "Text completions are of models that are gone: send messages, by POST /v1/messages."),
+)
+
 ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/messages", dialect, "messages", Messages()),
     Route("POST", "/v1/messages/count_tokens", dialect, "count_tokens", None),
-    Route("POST", "/v1/messages/batches", dialect, "batches", None, refused=_BATCHES),
+    *(Route(ANY_METHOD, path, dialect, path.removeprefix("/v1/"), None, refused=why) for path, why in _REFUSED),
     Route("GET", "/v1/models", dialect, "models", None, told_by=_VERSION),
     Route("GET", "/v1/models/*", dialect, "models", None, told_by=_VERSION),
 )

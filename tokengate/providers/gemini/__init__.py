@@ -7,7 +7,7 @@ refused. Nothing here knows a price.
 
 from typing import Final
 
-from tokengate.providers import Route
+from tokengate.providers import ANY_METHOD, Route
 from tokengate.providers.gemini.errors import GeminiDialect
 from tokengate.providers.gemini.requests import BatchEmbedContents, EmbedContent, GenerateContent
 
@@ -41,10 +41,28 @@ def _routes(version: str) -> tuple[Route, ...]:
     )
 
 
+_KEPT: Final = "It is kept by the provider for all who have its key, and what it costs is billed by the hour or later."
+_KEPT_PATHS: Final = {
+    "cachedContents": "Cached contents are billed by the hour for as long as they are kept, which nothing here holds.",
+    "files": "Files are kept by the provider for all who have its key: send what they hold within the request.",
+    "batches": "Batches are not forwarded: what one costs is known up to a day later.",
+    "tunedModels": _KEPT,
+    "corpora": _KEPT,
+    "fileSearchStores": _KEPT,
+    "interactions": "Interactions are kept by the provider and go on by themselves: they are not metered here.",
+}
+"""Whatever is done with them and below them, under `/v1beta`."""
+
 ROUTES: Final[tuple[Route, ...]] = (
     *_routes("v1beta"),
     Route("GET", "/v1beta/models", dialect, "models", None),
     Route("GET", "/v1beta/models/*", dialect, "models", None),
+    *(
+        Route(ANY_METHOD, f"/v1beta/{path}{below}", dialect, path, None, refused=why)
+        for path, why in _KEPT_PATHS.items()
+        for below in ("", "/*")
+    ),
+    Route(ANY_METHOD, "/upload/v1beta/files", dialect, "files", None, refused=_KEPT_PATHS["files"]),
     *_routes("v1"),
     Route("GET", "/v1/models", dialect, "models", None, told_by=_KEY),
     Route("GET", "/v1/models/*", dialect, "models", None, told_by=_KEY),

@@ -5,7 +5,7 @@
 
 from typing import Final
 
-from tokengate.providers import Route
+from tokengate.providers import ANY_METHOD, Route
 from tokengate.providers.openai.deployments import Deployed
 from tokengate.providers.openai.errors import OpenAIDialect
 from tokengate.providers.openai.pictures import ImageEdits, ImageGenerations
@@ -36,7 +36,9 @@ _OTHERS: Final = (
 _BY_THE_PIECE: Final = "This is billed by the image, the second or the character, and has no price here."
 _FILES: Final = "Files are kept by the provider for all who have its key: nothing here meters what reads them."
 _LATER: Final = "What this costs is known only after a day or more, and nothing could hold it until then."
+_STORED: Final = "Stored completions are kept by the provider for all who have its key: keep what you were answered."
 _REFUSED: Final = (
+    (ANY_METHOD, "/v1/chat/completions/*", _STORED),
     ("GET", "/v1/responses", "Responses over a WebSocket are not metered: send them by POST."),
     ("GET", "/v1/responses/*", _OTHERS),
     ("DELETE", "/v1/responses/*", _OTHERS),
@@ -49,14 +51,24 @@ _REFUSED: Final = (
     ("POST", "/v1/audio/transcriptions", _BY_THE_PIECE),
     ("POST", "/v1/audio/translations", _BY_THE_PIECE),
     ("POST", "/v1/videos", _BY_THE_PIECE),
-    (
-        "POST",
-        "/v1/files",
-        "Files are kept by the provider for all who have its key: nothing here meters what reads them.",
-    ),
-    ("POST", "/v1/batches", _LATER),
-    ("POST", "/v1/fine_tuning/jobs", _LATER),
 )
+
+_KEPT: Final = "It is kept by the provider for all who have its key, and the gate does not know whose it is."
+_RUN: Final = "It is run by the provider when it sees fit, and nothing here meters what it costs."
+_KEPT_PATHS: Final = {
+    "/v1/files": _FILES,
+    "/v1/uploads": _FILES,
+    "/v1/batches": _LATER,
+    "/v1/fine_tuning": _LATER,
+    "/v1/conversations": _KEPT,
+    "/v1/vector_stores": "Vector stores are billed by the day, and are kept for all who have the provider's key.",
+    "/v1/containers": "Containers are billed by their time, and are kept for all who have the provider's key.",
+    "/v1/assistants": _RUN,
+    "/v1/threads": _RUN,
+    "/v1/evals": _RUN,
+    "/v1/organization": "What administers an account at the provider does not go through a gate.",
+}
+"""Whatever is done with them and below them."""
 
 ROUTES: Final[tuple[Route, ...]] = (
     *(
@@ -76,4 +88,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/models", dialect, "models", None),
     Route("GET", "/v1/models/*", dialect, "models", None),
     *(Route(method, path, dialect, path.removeprefix("/v1/"), None, refused=why) for method, path, why in _REFUSED),
+    *(
+        Route(ANY_METHOD, f"{path}{below}", dialect, path.removeprefix("/v1/"), None, refused=why)
+        for path, why in _KEPT_PATHS.items()
+        for below in ("", "/*")
+    ),
 )
