@@ -197,10 +197,14 @@ def gate_command() -> list[str]:
 
 
 def gate_environment(upstream: str, redis_url: str, port: int, **settings: str) -> dict[str, str]:
-    """The environment of a gate: nothing of the caller's own settings, and a budget that is never met unless said."""
+    """The environment of a gate: nothing of the caller's own settings, and a budget that is never met unless said.
+
+    What is measured is sent again and again, so a loop is told and not frozen: it costs what enforcing does.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "sk-provider", "REDIS_URL": redis_url}
     own |= {"HOST": "127.0.0.1", "PORT": str(port), "DEFAULT_BUDGET": "1000000.00"}
+    own |= dict.fromkeys(("LOOPS", "TOOL_LOOPS", "GROWTH", "VELOCITY"), "shadow")
     return kept | own | settings
 
 

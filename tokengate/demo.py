@@ -221,6 +221,8 @@ def _gate(provider: str, cap_nano: int) -> Iterator[str]:
             "OPENAI_BASE_URL": f"{provider}/v1",
             "DEFAULT_BUDGET": format_usd(cap_nano),
             "DATA_DIR": folder,
+            # They would stop it at its eighth call; this is about its budget.
+            **dict.fromkeys(("LOOPS", "TOOL_LOOPS", "GROWTH", "VELOCITY"), "off"),
         }
         with _process(("serve",), f"http://127.0.0.1:{port}/readyz", settings):
             yield f"http://127.0.0.1:{port}"
