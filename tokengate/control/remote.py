@@ -4,6 +4,7 @@ It says what it is told to a gate, and reads what that answers; it decides nothi
 the token goes nowhere else; an answer beyond `ANSWER_BYTES_MAX` is given up.
 """
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final, Self, TypeVar
@@ -37,6 +38,8 @@ from tokengate.money import format_usd
 ROOT: Final = "/api/dashboard"
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0
+"""How long all of an answer may take, from the question to its last byte."""
+
 ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -149,7 +152,7 @@ class RemoteControl:
         answer = await self._send(method, path, parameters=parameters, body=body, about=about)
         try:
             return decode(answer, kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Unavailable(f"{self.url} answers what no gate of this version does: {error}") from None
 
     async def _send(
@@ -169,16 +172,24 @@ class RemoteControl:
             headers={"content-type": "application/json"} if body is not None else None,
         )
         try:
-            response = await self._client.send(request, stream=True)
-            try:
-                answer = await _read(response)
-            finally:
-                await response.aclose()
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                response = await self._client.send(request, stream=True)
+                try:
+                    answer = await _read(response)
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
+            raise Unavailable(
+                f"{self.url} has not answered within {ANSWER_TIMEOUT_S:g} s; whether it was done is not known"
+            ) from None
         except (httpx.HTTPError, ssl.SSLError, OSError) as error:
-            why = str(error) or type(error).__name__
+            why = str(error) or ("no connection in time" if isinstance(error, httpx.TimeoutException) else repr(error))
             raise Unavailable(f"{self.url} cannot be reached: {why}") from None
         if response.is_success:
             return answer
+        if response.has_redirect_location:
+            to = response.headers["location"]
+            raise Unavailable(f"{self.url} sends us to {to}: name that with --server, if it is to be given the token")
         raise _fault(self.url, response.status_code, answer, about)
 
 
@@ -226,7 +237,12 @@ async def _read(response: httpx.Response) -> bytes:
 def _fault(url: str, status: int, answer: bytes, about: tuple[Kind, str] | None) -> ControlError:
     try:
         fault = decode(answer, FaultAnswer).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        fault = None
+    # A sidecar says in the words of a provider that there is no such endpoint.
+    if fault is None or (status == 404 and fault.type != "not_found"):
+        if status >= 500:
+            return Unavailable(f"{url} fails (HTTP {status}), and not as a gate does: what stands before it?")
         return Unavailable(f"there is no admin API at {url} (HTTP {status}): a sidecar has none, a console has one")
     if fault.type == "not_found" and about is not None:
         return Unknown(*about, fault.similar)
