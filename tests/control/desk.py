@@ -1,29 +1,41 @@
 """An administrator's side on a real store, both ways: over the ledger, and over the admin API of a console on it."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 import redis
 
-from tests.support.redis_server import Server
 from tokengate.api import Access, create_console
 from tokengate.budgets import Policy, limits
 from tokengate.composition import open_control, open_ledger, policy_of
 from tokengate.control import Control
 from tokengate.control.remote import RemoteControl
+from tokengate.control.words import EventQuery, Query
 from tokengate.domain import Ending, Session, Usage
 from tokengate.ledger import Ask, Kind, Settlement
 from tokengate.ledger.redis import RedisLedger
 from tokengate.settings import load
 from tokengate.store import open_store
 
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 USD: Final = 1_000_000_000
 CENT: Final = USD // 100
 ADMIN: Final = "the-admins-token-of-the-tests"
 READER: Final = "the-readers-token-of-the-tests"
+
+
+class Place(Protocol):
+    """A store to be at: by URL, and (to look behind the scenes) by the client of the server that has the tenant."""
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> "redis.Redis": ...
 
 
 @dataclass
@@ -63,7 +75,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(store: Server, way: str, token: str = ADMIN, **settings: str) -> AsyncIterator[Desk]:
+async def desk(store: Place, way: str, token: str = ADMIN, **settings: str) -> AsyncIterator[Desk]:
     """`way`: `local` or `remote`; settings by the names of their variables."""
     loaded = load({"REDIS_URL": store.url, **settings}, None).settings
     async with AsyncExitStack() as stack:
@@ -78,3 +90,19 @@ async def desk(store: Server, way: str, token: str = ADMIN, **settings: str) -> 
                 RemoteControl("http://127.0.0.1:8000", token, transport=transport)
             )
         yield Desk(control, ledger, policy_of(loaded), stack.enter_context(store.client()))
+
+
+Open = Callable[..., AbstractAsyncContextManager[Desk]]
+"""`desk` with the way already chosen."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def names(at: Desk, **query: object) -> list[str]:
+    return [row.name for row in (await at.control.sessions(Query(**query))).rows]  # type: ignore[arg-type]
+
+
+async def events(at: Desk, **query: object) -> list:  # type: ignore[type-arg]
+    return (await at.control.events(EventQuery(**query))).events  # type: ignore[arg-type]
