@@ -315,7 +315,7 @@ async def test_what_is_not_metered_raises_not_found_once_and_is_not_forwarded(st
     async with paired(store) as both:
         for call in (
             both.gated.with_options(max_retries=2).files.list(),
-            both.gated.with_options(max_retries=2).images.generate(prompt="a gate"),
+            both.gated.with_options(max_retries=2).batches.list(),
             both.gated.with_options(max_retries=2).vector_stores.list(),
         ):
             with pytest.raises(openai.NotFoundError) as caught:

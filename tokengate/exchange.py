@@ -40,6 +40,7 @@ BODYLESS: Final = frozenset({204, 304})
 TOO_MANY_REQUESTS: Final = 429
 
 _EVENT_STREAM: Final = "text/event-stream"
+_NOT_WORDS: Final = ("audio/", "application/octet-stream")
 _IDENTITY: Final = b"identity"
 
 
@@ -62,6 +63,8 @@ class Progress:
     """When the whole answer had come; set only for one that was gathered before it went on."""
     code_class: str | None = None
     """How the provider failed: see `Outcome`."""
+    content_type: str = ""
+    """Of the answer."""
 
     def reading(self) -> Reading | None:
         return self.meter.reading() if self.meter is not None else None
@@ -134,6 +137,7 @@ class Exchange:
             progress.code_class = code_class(response.status)
         given = dict(response.headers)
         content_type = given.get(b"content-type", b"").decode("latin-1").lower()
+        progress.content_type = content_type
         head, progress.streaming = _answer_head(response, given, content_type, self._ticket)
         meter: Meter
         if response.status < 300 and given.get(b"content-encoding", _IDENTITY) != _IDENTITY:
@@ -210,9 +214,12 @@ class Exchange:
             await self.break_off(refusal)
 
     async def break_off(self, refusal: Refusal) -> None:
-        """End a stream in words that the SDKs raise on, not in a closed socket that they cannot read."""
+        """End a stream in words that the SDKs raise on, not in a closed socket that they cannot read.
+
+        Of sound there are no such words: it ends without its end, which is how HTTP says that an answer broke off.
+        """
         progress = self.progress
-        if progress.streaming:
+        if progress.streaming and not progress.content_type.startswith(_NOT_WORDS):
             rest = progress.meter.finish() if progress.meter is not None else b""
             event = self._dialect.error_event(refusal, self._ticket.hold_id)
             await self._send({"type": "http.response.body", "body": rest + b"\n\n" * bool(rest) + event})

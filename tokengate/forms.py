@@ -13,7 +13,7 @@ from tokengate.bodies import MalformedRequest
 
 PARTS_MAX: Final = 128
 PART_HEAD_BYTES_MAX: Final = 4 * 1024
-FIELD_BYTES_MAX: Final = 1024 * 1024
+FIELD_BYTES_MAX: Final = 4 * 1024 * 1024
 """The longest text field; files are bounded by the body alone."""
 NAME_CHARS_SHOWN: Final = 100
 

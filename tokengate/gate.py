@@ -208,7 +208,7 @@ class Gate:
         usage = reading.usage
         if usage is not None:
             self._observe(ticket, usage, reading)
-            return Charge(ending, self._cost(ticket, usage), False, usage)
+            return Charge(ending, self._cost(ticket, usage), reading.assumed, usage)
         if reading.hidden_output:
             return Charge(ending, ticket.grant_nano, True, _NOTHING)
         return None

@@ -83,6 +83,8 @@ class Reading(Struct, frozen=True, gc=False):
     hidden_output: bool = False
     """Whether tokens may have been generated that cannot be counted from what was seen: reasoning, audio, the rejected
     part of a prediction, or an answer of which the text cannot be read. Matters only where `usage` is None."""
+    assumed: bool = False
+    """The usage is not what the provider reported but what was measured of its answer, not too low."""
 
 
 class Meter(Protocol):

@@ -11,6 +11,8 @@ from tokengate.providers.openai.errors import OpenAIDialect
 from tokengate.providers.openai.pictures import ImageEdits, ImageGenerations
 from tokengate.providers.openai.requests import ChatCompletions, Completions, Embeddings
 from tokengate.providers.openai.responses import Responses
+from tokengate.providers.openai.speech import Speech
+from tokengate.providers.openai.transcripts import Transcriptions
 
 __all__ = ("ROUTES", "azure", "dialect")
 
@@ -26,14 +28,16 @@ _METERED: Final = (
     ("/v1/responses", Responses()),
     ("/v1/images/generations", ImageGenerations()),
     ("/v1/images/edits", ImageEdits()),
+    ("/v1/audio/speech", Speech()),
+    ("/v1/audio/transcriptions", Transcriptions()),
+    ("/v1/audio/translations", Transcriptions("translations")),
 )
-_TAKE_FORMS: Final = frozenset({"/v1/images/edits"})
+_TAKE_FORMS: Final = frozenset({"/v1/images/edits", "/v1/audio/transcriptions", "/v1/audio/translations"})
 
 _OTHERS: Final = (
     "Responses are kept by the provider for all who have its key, and the gate does not know whose this one is: keep "
     "what you were answered."
 )
-_BY_THE_PIECE: Final = "This is billed by the image, the second or the character, and has no price here."
 _FILES: Final = "Files are kept by the provider for all who have its key: nothing here meters what reads them."
 _LATER: Final = "What this costs is known only after a day or more, and nothing could hold it until then."
 _STORED: Final = "Stored completions are kept by the provider for all who have its key: keep what you were answered."
@@ -47,10 +51,7 @@ _REFUSED: Final = (
     ("GET", "/v1/realtime", "Realtime sessions are not metered: they have no end at which to hold their price."),
     ("POST", "/v1/realtime/*", "Realtime sessions are not metered: they have no end at which to hold their price."),
     ("POST", "/v1/images/variations", "Variations were made by dall-e-2 alone, which was retired on 2026-05-12."),
-    ("POST", "/v1/audio/speech", _BY_THE_PIECE),
-    ("POST", "/v1/audio/transcriptions", _BY_THE_PIECE),
-    ("POST", "/v1/audio/translations", _BY_THE_PIECE),
-    ("POST", "/v1/videos", _BY_THE_PIECE),
+    ("POST", "/v1/videos", "Videos are billed by the second, and have no price here."),
 )
 
 _KEPT: Final = "It is kept by the provider for all who have its key, and the gate does not know whose it is."

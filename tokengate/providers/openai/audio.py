@@ -20,7 +20,7 @@ EARLIER_ANSWER_TOKENS_MAX: Final = 16_384
 """What an earlier audio answer, referred to by its id, may have: the maximum output of OpenAI's audio models
 (https://developers.openai.com/api/docs/models/gpt-audio)."""
 
-_WAV_HEADER_BYTES: Final = 3 * 1024
+WAV_HEADER_BYTES: Final = 3 * 1024
 _PCM: Final = 1
 _IEEE_FLOAT: Final = 3
 _EXTENSIBLE: Final = 0xFFFE
@@ -55,11 +55,18 @@ def audio_tokens(data: object, audio_format: object, path: str) -> int:
 
 
 def _wav_bytes_per_second(data: str) -> int:
-    """From the format chunk: sample rate x channels x bytes a sample; 0 if there is none or it is compressed."""
     try:
-        header = base64.b64decode(data[: _WAV_HEADER_BYTES // 3 * 4], validate=True)
+        header = base64.b64decode(data[: WAV_HEADER_BYTES // 3 * 4], validate=True)
     except (binascii.Error, ValueError):
         return 0
+    return wav_bytes_per_second(header)
+
+
+def wav_bytes_per_second(header: bytes) -> int:
+    """From the format chunk: sample rate x channels x bytes a sample; 0 if there is none or it is compressed.
+
+    Of several the first one counts, as it does for ffmpeg (`libavformat/wavdec.c`).
+    """
     if not header.startswith(b"RIFF") or header[8:12] != b"WAVE":
         return 0
     position = 12
