@@ -29,9 +29,12 @@ COST_NANO = 10 * 150 + 100 * 600
 """Of a call of 10 and 100 tokens to gpt-4o-mini."""
 
 
+def asking(text: str) -> dict[str, Any]:
+    return {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], "max_tokens": 100}
+
+
 def call(at_ms: int = 0, **members: Any) -> dict[str, Any]:
-    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
-    line = {"timestamp": stamp(START_MS + at_ms), "session_id": "s", "body": body}
+    line = {"timestamp": stamp(START_MS + at_ms), "session_id": "s", "body": asking("hi")}
     line["usage"] = {"prompt_tokens": 10, "completion_tokens": 100}
     return {name: value for name, value in (line | members).items() if value is not None}
 
@@ -252,7 +255,7 @@ def run(*arguments: str, text: str | None = None, **settings: str) -> Result:
 
 
 class TestCommand:
-    CALLS = tuple(call(1000 * n) for n in range(10))
+    CALLS = tuple(call(1000 * n, body=asking(f"h{n}")) for n in range(10))
 
     def test_what_it_prints(self) -> None:
         result = run(written(*self.CALLS), "--default-budget", "0.000246")
@@ -282,6 +285,7 @@ class TestCommand:
             "cost": 0.000615,
             "blocked": 7,
             "saved": 0.0004305,
+            "shadowed": {},
             "blocked_before": 0,
             "assumed": 0,
             "out_of_order": 0,
@@ -294,6 +298,7 @@ class TestCommand:
             "agent": None,
             "session_id": "s",
             "reason": "budget_exceeded",
+            "rule": None,
             "message": "Budget exceeded. Remaining: $0.0000615, Required: $0.000075",
             "first": "2026-03-02T09:00:03Z",
             "first_call": 4,
@@ -383,3 +388,50 @@ class TestCommand:
         # Names are not broken: they are to be copied.
         assert all(len(line) <= 80 for line in shown if "session s" not in line and "agent" not in line)
         assert shown[-1] == "and 10 more findings; --json has them"
+
+
+class TestRules:
+    LOOP = tuple(call(1500 * n, duration_ms=500) for n in range(12))
+
+    def test_a_runaway_is_told_with_its_evidence(self) -> None:
+        result = run(written(*self.LOOP))
+        assert result.stdout == (
+            "replayed  12 calls of 1 session\n"
+            "between   2026-03-02T09:00:00Z and 2026-03-02T09:00:16Z\n"
+            "cost      $0.000738\n"
+            "blocked   5 calls  (41.7%)\n"
+            "saved     $0.0003075  (41.7%)\n"
+            "\n"
+            "session s: session_frozen by the rule loop\n"
+            "  The session s is frozen until 2026-03-02T09:10:10Z: sent the same request to\n"
+            "  gpt-4o-mini 8 times in a row; first request call-1, last call-8; spent\n"
+            "  $0.000431 in 10s\n"
+            "  from its 8th call, 2026-03-02T09:00:10Z, to 2026-03-02T09:00:16Z\n"
+            "  5 calls blocked, $0.0003075 saved\n"
+        )
+        (finding,) = json.loads(run(written(*self.LOOP), "--json").stdout)["findings"]
+        assert (finding["rule"], finding["first_call"], finding["blocked"]) == ("loop", 8, 5)
+
+    @pytest.mark.parametrize(
+        ("options", "blocked"),
+        [
+            (("--loop-repeats", "12"), 1),
+            (("--loops", "off"), 0),
+            (("--loop-pause-ms", "900"), 0),
+            (("--freeze-s", "2"), 2),
+            (("--loops", "off", "--rate-limit", "4/min"), 7),
+            (("--loops", "off", "--velocity-max", "0.0003"), 7),
+        ],
+    )
+    def test_thresholds_are_options(self, options: tuple[str, ...], blocked: int) -> None:
+        assert json.loads(run(written(*self.LOOP), "--json", *options).stdout)["blocked"] == blocked
+
+    def test_what_is_in_shadow_is_counted_and_not_refused(self) -> None:
+        result = run(written(*self.LOOP), "--loops", "shadow", "--check")
+        assert result.exit_code == 0
+        assert "blocked   0 calls" in result.stdout
+        assert "note      5 calls that the rule loop would refuse, were it enforced\n" in result.stdout
+
+    def test_a_freeze_is_over_in_the_time_of_the_calls(self) -> None:
+        later = [call(700_000 + 1500 * n, duration_ms=500) for n in range(7)]
+        assert json.loads(run(written(*self.LOOP, *later), "--json").stdout)["blocked"] == 5

@@ -49,6 +49,8 @@ class Finding(Struct):
     first_call: int
     """Which call of the session it was, from 1."""
     last_ms: int
+    rule: str | None = None
+    """The rule that they broke, if it was one."""
     calls: int = 0
     saved_nano: int = 0
 
@@ -57,6 +59,8 @@ class Report(Struct):
     """What came out. Costs are what the calls really cost, by what they used."""
 
     findings: list[Finding]
+    shadowed: dict[str, int] = {}
+    """Calls that a rule in shadow would have refused, by rule."""
     calls: int = 0
     sessions: int = 0
     blocked: int = 0
@@ -156,10 +160,12 @@ class Replay:
         report.last_ms = max(report.last_ms, entry.at_ms)
         cost_nano = await self._cost(entry)
         report.cost_nano += cost_nano
-        admitted = await self._admit(entry, f"replay-{report.calls}")
+        admitted = await self._admit(entry, f"call-{report.calls}")
         if isinstance(admitted, Refusal):
             self._blocked(entry, admitted, number, cost_nano)
             return admitted
+        if admitted.rule is not None:
+            report.shadowed[admitted.rule.value] = report.shadowed.get(admitted.rule.value, 0) + 1
         under_way = _InFlight(entry, admitted, self._charge(entry, admitted, cost_nano))
         heapq.heappush(self._in_flight, (max(self._ledger.now_ms, entry.ended_ms), report.calls, under_way))
         if not entry.timed:
@@ -225,7 +231,9 @@ class Replay:
         report.saved_nano += cost_nano
         finding = self._findings.get(key)
         if finding is None:
-            finding = Finding(entry.session, refusal.reason, refusal.message, entry.at_ms, number, entry.at_ms)
+            finding = Finding(
+                entry.session, refusal.reason, refusal.message, entry.at_ms, number, entry.at_ms, refusal.rule
+            )
             if len(self._findings) < FINDINGS_MAX:
                 self._findings[key] = finding
             else:

@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 import structlog
 
 from tokengate.app import ROUTES, destinations_of, further_of, load_prices, load_upstreams
-from tokengate.composition import policy_of
+from tokengate.composition import policy_of, rules_of
 from tokengate.domain import Session
 from tokengate.gate import Gate
 from tokengate.ledger.memory import MemoryLedger
@@ -46,6 +46,26 @@ SETTINGS: Final = (
     "tenant_budget_period",
     "budget_timezone",
     "output_cap",
+    "loops",
+    "loop_repeats",
+    "loop_pause_ms",
+    "tool_loops",
+    "tool_loop_repeats",
+    "growth",
+    "growth_calls",
+    "growth_percent",
+    "velocity",
+    "velocity_max",
+    "velocity_factor",
+    "velocity_floor",
+    "freeze_s",
+    "freeze_s_max",
+    "rate_limit",
+    "rate_limit_mode",
+    "agent_rate_limit",
+    "agent_rate_limit_mode",
+    "tenant_rate_limit",
+    "tenant_rate_limit_mode",
     "busy_wait_ms",
     "default_session",
     "agent",
@@ -176,7 +196,8 @@ def offline(settings: Settings, prices: PriceTable | None = None) -> tuple[Reade
     Raises:
         PriceTableError, UpstreamFileError, OSError: a file that the settings name cannot be used.
     """
-    ledger, tokenizer = MemoryLedger(_LEASE_MS, SESSIONS_MAX + 1, 0), Tokenizer()
+    rules, tokenizer = rules_of(settings), Tokenizer()
+    ledger = MemoryLedger(_LEASE_MS, SESSIONS_MAX + 1, 0, rules)
     gate = Gate(
         ledger,
         prices or load_prices(settings.pricing_file),
@@ -187,6 +208,7 @@ def offline(settings: Settings, prices: PriceTable | None = None) -> tuple[Reade
         waiters_max=0,
         lease_ms=_LEASE_MS,
         tenant=settings.tenant,
+        rules=rules,
     )
     nowhere = _Nowhere()
     further = [further_of(entry, nowhere, None) for entry in load_upstreams(settings.upstreams_file)]
@@ -225,6 +247,7 @@ def as_json(report: Report, faults: Faults) -> dict[str, object]:
         "cost": usd_number(report.cost_nano),
         "blocked": report.blocked,
         "saved": usd_number(report.saved_nano),
+        "shadowed": report.shadowed,
         "blocked_before": report.blocked_before,
         "assumed": report.assumed,
         "out_of_order": report.late,
@@ -241,6 +264,7 @@ def _finding_as_json(finding: Finding) -> dict[str, object]:
         "agent": finding.session.agent or None,
         "session_id": finding.session.id,
         "reason": finding.reason,
+        "rule": finding.rule,
         "message": finding.message,
         "first": _iso(finding.first_ms),
         "first_call": finding.first_call,
@@ -260,6 +284,7 @@ def as_text(report: Report, faults: Faults) -> str:
         f"saved     ${_usd(report.saved_nano)}{_share(report.saved_nano, report.cost_nano)}",
     ]
     notes = [
+        *((count, f"that the rule {rule} would refuse, were it enforced") for rule, count in report.shadowed.items()),
         (report.assumed, "without usage, priced as typical answers"),
         (report.blocked_before, "that a gate had refused already, at no cost"),
         (report.left_out, f"left out: they are of more than {SESSIONS_MAX:,} sessions"),
@@ -281,7 +306,7 @@ def _finding_as_text(finding: Finding) -> list[str]:
     whose = f"session {session.id}" + (f" of agent {session.agent}" if session.agent else "")
     until = "" if finding.calls == 1 else f", to {_iso(finding.last_ms)}"
     return [
-        *textwrap.wrap(f"{whose}: {finding.reason}", WIDTH),
+        *textwrap.wrap(f"{whose}: {finding.reason}" + (f" by the rule {finding.rule}" if finding.rule else ""), WIDTH),
         *textwrap.wrap(finding.message, WIDTH, initial_indent="  ", subsequent_indent="  "),
         f"  from its {_ordinal(finding.first_call)} call, {_iso(finding.first_ms)}{until}",
         f"  {_calls(finding.calls)} blocked, ${_usd(finding.saved_nano)} saved",
