@@ -29,6 +29,7 @@ ASSUMED = f"tokengate_assumed_usd_total{_TENANT}"
 OVERRUN = f"tokengate_overrun_usd_total{_TENANT}"
 SAVED = f"tokengate_saved_usd_total{_TENANT}"
 BLOCKED = f"tokengate_blocked_total{_TENANT}"
+RUNAWAY = f"tokengate_runaway_calls_total{_TENANT}"
 REQUESTS = f"tokengate_requests_total{_TENANT}"
 CHARGED = REQUESTS.replace("}", ', outcome=~"complete|cut|unknown"}')
 SHARED = f"max by (kind, name) (tokengate_budget_spent_usd{_TENANT} / (tokengate_budget_usd{_TENANT} > 0))"
@@ -269,6 +270,7 @@ def _calls(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 COUNT,
                 [Ask(rate(TOKENS, "type"), "{{type}}")],
                 stacked=True,
+                width=8,
             )
         )
         .with_panel(
@@ -278,6 +280,18 @@ def _calls(built: dashboard.Dashboard) -> dashboard.Dashboard:
                 USD_AN_HOUR,
                 [Ask(f"3600 * {rate(SAVED, 'reason')}", "{{reason}}")],
                 stacked=True,
+                width=8,
+            )
+        )
+        .with_panel(
+            over_time(
+                "Runaways",
+                "Calls a minute that a rule about runaways refused (`enforce`) or would have (`shadow`). Which session "
+                "it was, and why, is on the gate's page.",
+                COUNT,
+                [Ask(f"60 * {rate(RUNAWAY, 'rule, mode')}", "{{rule}} ({{mode}})")],
+                stacked=True,
+                width=8,
             )
         )
     )

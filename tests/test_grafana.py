@@ -1,6 +1,7 @@
 """The dashboards and the rules: they are what the code says, and Prometheus has an answer to all they ask."""
 
 import asyncio
+import itertools
 import json
 import math
 import re
@@ -38,6 +39,9 @@ RULES: Final = ROOT / "prometheus" / "tokengate.rules.yaml"
 RULE_TESTS: Final = ROOT / "prometheus" / "tokengate.test.yaml"
 BOARDS: Final[dict[str, dict[str, Any]]] = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
 CALL: Final = fixed()
+NUMBERS: Final = itertools.count()
+REPEATS: Final = 40
+"""How often one call is made, that it be a loop: those that are made before the last one is settled do not count."""
 STORE: Final = ("--appendonly", "yes", "--maxmemory", "1gb")
 
 
@@ -204,7 +208,7 @@ async def gates(provider: Provider, server: Server) -> AsyncIterator[list[Proces
         "alert_thresholds": "none", "upstream_read_timeout_s": 1, "store_timeout_ms": 200, "hold_lease_s": 5,
         "default_budget": CALL.budget(1000), "log_level": "ERROR", "busy_wait_ms": 1000,
         # Nothing is refused because of these: they are there to be told.
-        "agent_budget": "0.5", "tenant_budget": "100",
+        "agent_budget": "0.5", "tenant_budget": "100", "loops": "enforce",
     }  # fmt: skip
     async with (
         gate_processes(1, provider.base_url, server.url, agent="crawler", **common) as closed,
@@ -242,8 +246,10 @@ async def traffic(gate: Process, http: httpx.AsyncClient) -> None:
     """A call of every kind there is."""
     streamed = fixed(stream=True)
 
-    async def post(body: bytes, session: str = "alice", simulate: str = CALL.simulate, path: str = CHAT) -> int:
-        return (await http.post(f"{gate.url}{path}", content=body, headers=headers(session, simulate))).status_code
+    async def post(body: bytes, session: str = "", simulate: str = CALL.simulate, path: str = CHAT) -> int:
+        # A session of its own, or the same body would be a loop.
+        said = headers(session or f"call-{next(NUMBERS)}", simulate)
+        return (await http.post(f"{gate.url}{path}", content=body, headers=said)).status_code
 
     assert await post(CALL.body) == 200
     assert await post(streamed.body, simulate=streamed.simulate) == 200
@@ -259,6 +265,9 @@ async def traffic(gate: Process, http: httpx.AsyncClient) -> None:
     assert await post(CALL.body, simulate="bad_request") == 400
     assert await post(CALL.body, simulate="reset_before_headers") == 502
     assert await post(CALL.body, simulate="hang_before_headers") == 504
+    looping = f"loop-{next(NUMBERS)}"
+    answers = [await post(CALL.body, looping) for _ in range(REPEATS)]
+    assert answers[-1] == 403
     listed = await http.get(f"{gate.url}/v1/models", headers=headers("alice"))
     assert listed.status_code == 200
 
