@@ -173,7 +173,7 @@ def figures(refusal: Refusal) -> dict[str, Any]:
     """What an error says beyond its dialect's own members: `budget_info`, and of a freeze `reason` and `until`."""
     found: dict[str, Any] = {}
     standing, required_nano = refusal.standing, refusal.required_nano
-    if standing is not None:
+    if standing is not None and refusal.reason is not Reason.RATE_LIMITED:
         found["budget_info"] = {
             "budget": usd_number(standing.cap_nano),
             "spent": usd_number(standing.spent_nano),
