@@ -36,6 +36,16 @@ def test_show_prints_the_price_its_source_and_how_the_name_was_resolved() -> Non
     assert row == ["standard", "2.50", "1.25", "10.00"]
 
 
+def test_show_prints_what_a_model_is_billed_by_instead_of_tokens() -> None:
+    result = run("show", "whisper-1")
+    assert "0.0001 USD a second" in result.stdout
+    assert not {"token", "input", "fee"} & set(result.stdout.split())
+    shown = json.loads(run("show", "tts-1", "--json").stdout)
+    assert (shown["billed_by"], shown["fees_usd"]) == ("character", {"character": 0.000015})
+    assert shown["prices_usd_per_million"] == []
+    assert json.loads(run("show", "gpt-4o", "--json").stdout)["billed_by"] == "token"
+
+
 @pytest.mark.parametrize(
     ("model", "section"),
     [

@@ -9,9 +9,10 @@ import redis
 
 from tests.providers.test_openai_sound import wav
 from tests.support.gate import until
-from tests.support.hashes import held_nano, spent_nano
+from tests.support.hashes import held_nano, key, spent_nano
 from tests.support.redis_server import Server
 from tests.test_sdk import collected, dump, paired
+from tokengate import cutting
 from tokengate.simulate import SimulateOptions
 from tokengate.simulate.media import MP3_FRAME
 
@@ -122,6 +123,26 @@ async def test_sound_that_breaks_off_ends_without_words_among_it(store: Server) 
             await listen(both.gated)
         await both.gate.idle()
     assert got.replace(b"\0", b"") == b"\xff\xf3\x84\xc4" * -(-len(got) // len(MP3_FRAME))
+
+
+async def test_a_freeze_ends_sound_in_flight_which_is_charged(
+    store: Server, redis_cli: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "FREEZE_SEEN_WITHIN_S", 0.02)
+
+    async def listen(sdk: openai.AsyncOpenAI) -> None:
+        async with sdk.audio.speech.with_streaming_response.create(
+            model="tts-1", input=TEXT * 9, voice="ash", extra_headers={"x-simulate-fault": "hang_midway:1"}
+        ) as response:
+            async for _ in response.iter_bytes():
+                redis_cli.hset(key("default"), mapping={"frozen": "1", "frozen_reason": "Suspicious activity"})
+
+    async with paired(store, freeze_cuts_streams="true") as both:
+        with pytest.raises(Exception, match="peer closed connection without sending complete message body"):
+            await listen(both.gated)
+        (line,) = await both.gate.log()
+    assert (line["ending"], line["reason"]) == ("cut", "session_frozen")
+    assert spent_nano(redis_cli) == len(TEXT * 9) * 15_000
 
 
 # --- transcripts ---

@@ -159,11 +159,23 @@ async def test_azures_sdk_takes_the_gate_for_its_endpoint(store: Server, tmp_pat
                 azure_endpoint=running.url, api_key="theirs", api_version="2024-10-21", max_retries=0
             )
             async with sdk:
-                with pytest.raises(openai.NotFoundError):  # the simulated provider has no such path
-                    await sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO)
-            [entry_] = await running.log()
+                file_, image = ("a.mp3", b"\xff\xf3"), ("a.png", b"png")
+                for call in (
+                    sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO),
+                    sdk.images.generate(model="gpt-image-1.5", prompt="a gate"),
+                    sdk.images.edit(model="gpt-image-1.5", prompt="a gate", image=image),
+                    sdk.audio.speech.create(model="tts-1", voice="ash", input="a gate"),
+                    sdk.audio.transcriptions.create(model="whisper-1", file=file_),
+                ):
+                    with pytest.raises(openai.NotFoundError):  # the simulated provider has no such paths
+                        await call
+            entries = await running.log()
         assert own.received == 0
-    assert (entry_["endpoint"], entry_["status"], entry_["actual_cost"]) == ("chat_completions", 404, 0)
+        assert [asked["target"].split("/")[3] for asked in azure.requests] == [each["model"] for each in entries]
+    endpoints = ["chat_completions", "image_generations", "image_edits", "speech", "transcriptions"]
+    assert [(each["endpoint"], each["status"], each["actual_cost"]) for each in entries] == [
+        (endpoint, 404, 0) for endpoint in endpoints
+    ]
 
 
 async def test_without_an_upstream_for_it_azures_paths_are_refused(store: Server) -> None:

@@ -148,13 +148,20 @@ def _print(model: str, lookup: "Lookup", price: "Price") -> None:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     facts.add_row("model", Text(f"{model} ({lookup.status}: {lookup.name}, section {price.section})"))
-    facts.add_row("output", f"at most {price.output_tokens_max:,} tokens an answer")
-    facts.add_row("context", f"{price.context_tokens:,} tokens" if price.context_tokens is not None else "not known")
-    facts.add_row("encoding", price.encoding or "none: text is counted by its bytes")
+    if not price.billed_by:
+        window = f"{price.context_tokens:,} tokens" if price.context_tokens is not None else "not known"
+        facts.add_row("output", f"at most {price.output_tokens_max:,} tokens an answer")
+        facts.add_row("context", window)
+        facts.add_row("encoding", price.encoding or "none: text is counted by its bytes")
     for name, nano in price.fees:
-        facts.add_row("fee", Text(f"{name}: {format_usd(nano)} USD a call"))
+        if name == price.billed_by:
+            facts.add_row("price", f"{format_usd(nano)} USD a {name}")
+        else:
+            facts.add_row("fee", Text(f"{name}: {format_usd(nano)} USD a call"))
     facts.add_row("source", Text(f"{price.source} ({price.source_date})"))
     console.print(facts)
+    if price.billed_by:
+        return
     other_fields = tuple(name for name in PRICE_FIELDS if name not in TEXT_FIELDS)
     for fields in (TEXT_FIELDS, other_fields):
         offers = _offers(price)
@@ -196,8 +203,11 @@ def _as_json(model: str, lookup: "Lookup") -> dict[str, object]:
         "encoding": price.encoding,
         "source": price.source,
         "source_date": price.source_date,
+        "billed_by": price.billed_by or "token",
         "fees_usd": {name: usd_number(nano) for name, nano in price.fees},
-        "prices_usd_per_million": [
+        "prices_usd_per_million": []
+        if price.billed_by
+        else [
             {
                 "service_tier": tier,
                 "above_tokens": above,

@@ -32,6 +32,7 @@ _METERED: Final = (
     ("/v1/audio/transcriptions", Transcriptions()),
     ("/v1/audio/translations", Transcriptions("translations")),
 )
+"""Of Azure's deployments, too, but for responses, which it has elsewhere."""
 _TAKE_FORMS: Final = frozenset({"/v1/images/edits", "/v1/audio/transcriptions", "/v1/audio/translations"})
 
 _OTHERS: Final = (
@@ -77,12 +78,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         for path, endpoint in _METERED
     ),
     *(
-        Route("POST", f"/openai/deployments/*/{endpoint.path}", azure, endpoint.name, endpoint)
-        for endpoint in (
-            Deployed("chat/completions", ChatCompletions()),
-            Deployed("completions", Completions()),
-            Deployed("embeddings", Embeddings()),
+        Route(
+            "POST",
+            f"/openai/deployments/*{path.removeprefix('/v1')}",
+            azure,
+            endpoint.name,
+            Deployed(endpoint),
+            takes_forms=path in _TAKE_FORMS,
         )
+        for path, endpoint in _METERED
+        if path != "/v1/responses"
     ),
     Route("POST", "/v1/responses/input_tokens", dialect, "input_tokens", None),
     Route("POST", "/v1/moderations", dialect, "moderations", None),

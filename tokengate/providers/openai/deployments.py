@@ -15,8 +15,7 @@ _DEPLOYMENT: Final = re.compile(rb"/deployments/([A-Za-z0-9][A-Za-z0-9._-]{0,127
 class Deployed:
     """An endpoint under a deployment."""
 
-    def __init__(self, path: str, inner: Endpoint) -> None:
-        self.path = path
+    def __init__(self, inner: Endpoint) -> None:
         self.name: str = inner.name
         self._inner = inner
 
