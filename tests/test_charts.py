@@ -322,6 +322,41 @@ class TestModes:
                 assert "OPENAI_API_KEY" not in json.dumps(console)
                 assert "provider" not in json.dumps(console["spec"]["template"]["spec"])
 
+    @pytest.mark.parametrize(
+        ("values", "tenant", "agent_budget"),
+        [
+            ({}, "default", "100.00"),
+            ({"namespaces": ["agents", "others"]}, "agents", "100.00"),
+            ({"namespaces": ["agents"], "console": {"tenant": "x"}, "admin": {"tenant": "x"}}, "x", "100.00"),
+            ({"policy": {"settings": {"AGENT_BUDGET": "7"}}}, "default", "7"),
+            ({"console": {"settings": {"AGENT_BUDGET": "9"}}}, "default", "9"),
+            (
+                {
+                    "injector": {"enabled": False}, "admissionPolicy": {"enabled": False}, "namespaces": ["agents"],
+                    "gateway": {"enabled": True, "tenant": "shared", "settings": {"AGENT_BUDGET": "3", "WORKERS": "2"}},
+                },
+                "shared",
+                "3",
+            ),
+        ],
+    )  # fmt: skip
+    def test_console_and_commands_know_whose_budgets_they_look_after(
+        self, chart: Chart, values: dict[str, Any], tenant: str, agent_budget: str
+    ) -> None:
+        rendered = chart.render(values)
+        console = one(rendered, "Deployment", "-console")["spec"]["template"]["spec"]["containers"][0]["env"]
+        form = one(rendered, "CronJob", "-admin")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0][
+            "env"
+        ]
+        for env in (console, form):
+            told = {each["name"]: each["value"] for each in env}
+            assert len(told) == len(env)
+            assert told["TENANT"] == tenant
+            assert "WORKERS" not in told
+        assert {each["name"]: each["value"] for each in console}["AGENT_BUDGET"] == agent_budget
+        said = chart.texts(values)["tokengate/templates/NOTES.txt"]
+        assert f"It shows the sessions of one tenant, {tenant} (console.tenant)." in said
+
     def test_the_gateway_scales_and_lets_calls_end(self, chart: Chart) -> None:
         rendered = chart.case("egress-gateway")
         deployment = one(rendered, "Deployment", "-gateway")

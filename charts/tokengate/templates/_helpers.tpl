@@ -122,6 +122,25 @@ podAntiAffinity:
 {{- end }}
 {{- end -}}
 
+{{/* (list $ .Values.console.tenant): whom a part is about that looks after agents, if it is not said: those who are gated here. */}}
+{{- define "tg.tenant" -}}
+{{- $values := (index . 0).Values -}}
+{{- if index . 1 -}}
+{{- index . 1 -}}
+{{- else if and $values.gateway.enabled (not $values.injector.enabled) -}}
+{{- $values.gateway.tenant -}}
+{{- else -}}
+{{- first $values.namespaces | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The settings of gates that whoever looks after their budgets has to share, as a map. */}}
+{{- define "tg.budgets" -}}
+{{- $gates := .Values.policy.settings -}}
+{{- if and .Values.gateway.enabled (not .Values.injector.enabled) }}{{ $gates = .Values.gateway.settings }}{{ end -}}
+{{- pick $gates "DEFAULT_BUDGET" "DEFAULT_BUDGET_PERIOD" "AGENT_BUDGET" "AGENT_BUDGET_PERIOD" "TENANT_BUDGET" "TENANT_BUDGET_PERIOD" "BUDGET_TIMEZONE" "ALERT_THRESHOLDS" | toYaml -}}
+{{- end -}}
+
 {{- define "tg.tlsSecret" -}}
 {{- default (printf "%s-injector-tls" (include "tg.fullname" .)) .Values.certificates.secretName -}}
 {{- end -}}
