@@ -141,6 +141,10 @@ class TestCommands:
         (tmp_path / "policy.yaml").write_text("session: strict")
         (tmp_path / "agent.yaml").write_text((ROOT / "tests/golden/pods/bare.in.yaml").read_text())
         (tmp_path / "prices.json").write_bytes(pricing_file().read_bytes())
+        # Who is woken because of it in the night has a session of their own to look at.
+        assert (
+            CliRunner(env={"REDIS_URL": store.url}).invoke(cli.app, ["set-budget", "night-agent", "10"]).exit_code == 0
+        )
         ran = 0
         for page, words in COMMANDS:
             given = [words.pop(0) for _ in range(len(words)) if re.match(r"[A-Z_]+=", words[0])]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from tokengate.money import format_usd, parse_usd
 if TYPE_CHECKING:
     from tokengate.cli.tables import Cell, Column
     from tokengate.control.words import Account, Detail, Event, Page
+
+EVENTS_SHOWN: Final = 10
+"""How many events are shown of one session; what is asked first stays on the screen."""
 
 
 def list_sessions(
@@ -253,8 +256,10 @@ def _print_detail(detail: "Detail") -> None:
         )
     if detail.events:
         _section("Events, the latest last")
-        for event in detail.events:
+        for event in detail.events[-EVENTS_SHOWN:]:
             typer.echo(f"  {event_line(event, about=False)}")
+        if len(detail.events) > EVENTS_SHOWN:
+            typer.echo(f"  more: tokengate events --session {_quoted(account)}")
     if account.frozen:
         typer.echo(f"\nTo set it free: tokengate unfreeze-session {_quoted(account)}")
 
