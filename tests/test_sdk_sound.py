@@ -1,5 +1,6 @@
 """Speech, transcriptions and translations by the official OpenAI SDK through the gate: the same bytes, and their cost."""
 
+import json
 from typing import Any
 
 import httpx
@@ -10,9 +11,12 @@ import redis
 from tests.providers.test_openai_sound import wav
 from tests.support.gate import until
 from tests.support.hashes import held_nano, key, spent_nano
+from tests.support.inmemory import prices
 from tests.support.redis_server import Server
 from tests.test_sdk import collected, dump, paired
 from tokengate import cutting
+from tokengate.cli import replay as command
+from tokengate.settings import Settings
 from tokengate.simulate import SimulateOptions
 from tokengate.simulate.media import MP3_FRAME
 
@@ -311,3 +315,26 @@ async def test_a_session_is_told_by_its_header_as_ever(store: Server, redis_cli:
         )
         await both.gate.idle()
     assert spent_nano(redis_cli, "my-session") == 1_200_000
+
+
+async def test_the_log_of_images_and_sound_is_replayed_as_it_was(store: Server) -> None:
+    async with paired(store) as both:
+        sdk = both.gated
+        for kind in ("json", "text"):
+            await sdk.audio.transcriptions.create(file=FILE, model="whisper-1", response_format=kind)
+        await sdk.audio.transcriptions.create(file=FILE, model="gpt-4o-transcribe")
+        for model in ("tts-1", "gpt-4o-mini-tts"):
+            await sdk.audio.speech.create(model=model, voice="ash", input=TEXT)
+        await sdk.images.generate(model="gpt-image-1.5", prompt=TEXT)
+        lines = await both.gate.log()
+    assert [line.get("pieces") for line in lines[:5]] == [
+        {"second": 12}, {"second": 13}, None, {"character": len(TEXT)}, None,
+    ]  # fmt: skip
+    reader, running = command.offline(Settings(), prices(None))
+    for line in lines:
+        entry = reader.read(json.dumps(line).encode())
+        assert entry is not None
+        await running.feed(entry)
+    report = running.finish()
+    assert (report.calls, report.blocked) == (6, 0)
+    assert report.cost_nano == sum(round(line["actual_cost"] * 10**9) for line in lines)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionToolParam
 from pydantic import BaseModel
 
+from tests.support.gate import simulated
 from tokengate.simulate import CapRule, Fault, FaultKind, SimulateOptions, create_app
 from tokengate.simulate.books import MODELS_MAX, OTHERS, USERS_MAX, Books
 from tokengate.simulate.options import FAULT_ARGUMENTS, OptionError, parse_directives
@@ -619,3 +620,40 @@ def test_directives_override_options() -> None:
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         SimulateOptions(**values)
+
+
+# --- images and sound ---
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/images/generations", b'{"model":"gpt-image-2"}', "prompt"),
+        ("/v1/images/generations", b'{"prompt":"a"}', None),
+        ("/v1/images/generations", b"[]", None),
+        ("/v1/audio/speech", b'{"model":"tts-1"}', "input"),
+        ("/v1/audio/speech", b'{"model":"tts-1","input":"a","response_format":"ogg"}', "response_format"),
+        ("/v1/audio/transcriptions", b'{"model":"whisper-1"}', "file"),
+    ],
+)
+async def test_bad_requests_for_images_and_sound_are_refused(path: str, body: bytes, param: str | None) -> None:
+    async with simulated() as provider, httpx.AsyncClient(base_url=provider.url) as client:
+        answer = await client.post(path, content=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert provider.total["refused"] == 1
+
+
+async def test_speech_is_as_long_as_its_text() -> None:
+    async with simulated() as provider, httpx.AsyncClient(base_url=provider.url) as client:
+        asked = {"model": "gpt-4o-mini-tts", "input": "a" * 150, "response_format": "wav"}
+        answer = await client.post("/v1/audio/speech", json=asked)
+        assert len(answer.content) == 44 + 10 * 48_000
+        assert provider.total["output_tokens"] == 200
+
+
+async def test_an_image_has_the_tokens_of_openais_guide() -> None:
+    async with simulated() as provider, httpx.AsyncClient(base_url=provider.url) as client:
+        asked = {"model": "gpt-image-1-mini", "prompt": "a cat", "quality": "medium", "size": "1024x1024", "n": 2}
+        answer = await client.post("/v1/images/generations", json=asked)
+        assert answer.json()["usage"]["output_tokens"] == 2 * 1056
+        assert provider.total["output_tokens"] == 2 * 1056

@@ -204,13 +204,13 @@ class Gate:
         if ending is Ending.REJECTED:
             return Charge(ending, 0, False, _NOTHING)
         if ending is Ending.UNKNOWN or reading is None:
-            return Charge(Ending.UNKNOWN, ticket.grant_nano, True, _NOTHING)
+            return _whole_hold(ticket, Ending.UNKNOWN)
         usage = reading.usage
         if usage is not None:
             self._observe(ticket, usage, reading)
             return Charge(ending, self._cost(ticket, usage), reading.assumed, usage)
         if reading.hidden_output:
-            return Charge(ending, ticket.grant_nano, True, _NOTHING)
+            return _whole_hold(ticket, ending)
         return None
 
     async def assess_by_counting(self, ticket: Ticket, reading: Reading) -> Charge:
@@ -365,6 +365,13 @@ def _ask(
     exact: bool,
 ) -> Ask:
     return Ask(hold_id, session, path, bounds.floor_nano, ample_nano(bounds), bounds.want_nano, exact, model, mark)
+
+
+def _whole_hold(ticket: Ticket, ending: Ending) -> Charge:
+    """What a call is charged of which nobody can say what it used."""
+    billed_by = ticket.price.billed_by
+    pieces = tuple(piece for piece in ticket.call.pieces if piece[0] == billed_by) if billed_by else ()
+    return Charge(ending, ticket.grant_nano, True, Usage(calls=pieces) if pieces else _NOTHING)
 
 
 def _is_busy(verdict: Verdict) -> bool:

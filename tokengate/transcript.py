@@ -39,7 +39,11 @@ DURATION_MS_MAX: Final = 86_400_000
 
 _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
 _JSON: Final = "application/json"
-_EMBEDDINGS: Final = "embeddings"
+_DRAWN: Final = frozenset({"image_generations", "image_edits"})
+_HEARD: Final = frozenset({"transcriptions", "translations"})
+_SPEECH: Final = "speech"
+_UNCAPPED: Final = _DRAWN | _HEARD | {_SPEECH, "embeddings"}
+"""Endpoints whose calls have no output that a cap could bound, by their names in the log."""
 _BLOCKED: Final = "blocked"
 _GUESSES: Final = (
     ("messages", b'"claude', "/v1/messages"),
@@ -132,6 +136,7 @@ class _Line(Struct):
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    pieces: dict[str, int] | None = None
     actual_cost: Decimal | None = None
 
 
@@ -229,11 +234,13 @@ class Reader:
         if dialect is None:
             return None
         at_ms = _time_ms(line.timestamp)
+        pieces = tuple(sorted((line.pieces or {}).items()))
         usage = Usage(
             input_tokens=line.input_tokens,
             output_tokens=line.output_tokens,
             cache_read_tokens=line.cached_tokens,
             reasoning_tokens=line.reasoning_tokens,
+            calls=pieces,
         )
         call = Call(
             model=line.model,
@@ -241,7 +248,12 @@ class Reader:
             input_tokens_max=line.input_tokens,
             text_bytes=0,
             output_tokens_asked=None,
-            produces_output=line.endpoint != _EMBEDDINGS,
+            produces_output=line.endpoint not in _UNCAPPED,
+            output_tokens_fixed=line.output_tokens,
+            pieces=pieces,
+            input_audio=line.endpoint in _HEARD,
+            output_audio=line.endpoint == _SPEECH,
+            output_images=line.endpoint in _DRAWN,
         )
         blocked = line.decision == _BLOCKED
         return Entry(

@@ -88,6 +88,7 @@ class Line(Struct, frozen=True, gc=False, omit_defaults=True):
     trace_id: str | None = None
     span_id: str | None = None
     rule: str | None = None
+    pieces: dict[str, int] | None = None
     reason: Reason | None = None
     error: str | None = None
 
@@ -126,6 +127,7 @@ def line(outcome: Outcome) -> Line:
         None if trace is None else trace.trace_id,
         None if trace is None else trace.span_id or None,
         outcome.rule,
+        dict(usage.calls) if usage.calls else None,
         outcome.reason,
         outcome.error,
     )
