@@ -109,6 +109,33 @@ async def test_gemini(store: Server, redis_cli: "redis.Redis") -> None:
             await sdk.aclose()
 
 
+async def test_a_rule_that_freezes_on_one_gate_ends_the_streams_on_another(
+    store: Server, redis_cli: "redis.Redis"
+) -> None:
+    async with (
+        simulated(HUNG) as hanging,
+        simulated() as provider,
+        gate(hanging.base_url, store.url, freeze_cuts_streams="true") as one,
+        gate(provider.base_url, store.url, loops="enforce") as two,
+        official(one.base_url) as there,
+        official(two.base_url) as here,
+    ):
+        stream = await there.chat.completions.create(model="gpt-4o-mini", messages=HELLO, stream=True, max_tokens=100)
+        await anext(aiter(stream))
+        for _ in range(7):
+            await here.chat.completions.create(model="gpt-4o-mini", messages=HELLO, max_tokens=5)
+        with pytest.raises(openai.PermissionDeniedError, match="sent the same request to gpt-4o-mini 8 times"):
+            await here.chat.completions.create(model="gpt-4o-mini", messages=HELLO, max_tokens=5)
+        with pytest.raises(openai.APIError, match="sent the same request to gpt-4o-mini 8 times") as caught:
+            async for _ in stream:
+                pass
+        assert isinstance(caught.value.body, dict)
+        assert caught.value.body["rule"] == "loop"
+        await one.log()
+        await two.log()
+        assert held_nano(redis_cli) == 0
+
+
 async def test_without_the_setting_a_stream_in_flight_goes_on(store: Server, redis_cli: "redis.Redis") -> None:
     slowly = SimulateOptions(output_tokens=20, tokens_per_second=100)
     async with (

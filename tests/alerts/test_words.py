@@ -153,6 +153,7 @@ class TestBodies:
             "reason": None,
             "until": None,
             "by": None,
+            "rule": None,
             "gate": None,
             "source": body["source"],
         }

@@ -71,6 +71,8 @@ class Alert(Struct, frozen=True):
     """When a freeze ends by itself."""
     by: str | None = None
     """Who froze it, or lifted that."""
+    rule: str | None = None
+    """The rule about runaways that froze it, if one did."""
     gate: str | None = None
     """Which gate says so, where it is one gate's own observation."""
 
@@ -187,6 +189,7 @@ def _freeze(event: Event, tenant: str) -> Alert | None:
         reason=reason,
         until_ms=_number(event.fields.get("after", "").removeprefix("frozen until ")),
         by=event.fields.get("by", "")[:TEXT_CHARACTERS_MAX] or None,
+        rule=event.fields.get("rule", "")[:TEXT_CHARACTERS_MAX] or None,
     )
 
 

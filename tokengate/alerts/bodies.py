@@ -101,6 +101,7 @@ def _fields(alert: Alert) -> dict[str, Any]:
         "reason": alert.reason,
         "until": _time(alert.until_ms),
         "by": alert.by,
+        "rule": alert.rule,
         "gate": alert.gate,
         "source": f"tokengate/{__version__}",
     }
