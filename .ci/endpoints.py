@@ -24,6 +24,8 @@ def _kind(route: Route) -> str:
     if route.refused:
         return f"refused: {route.refused}"
     told = f", if `{route.told_by.decode()}` is sent" if route.told_by else ""
+    if route.own:
+        return "free, passed through for the session that made it"
     return ("metered" if route.endpoint is not None else "free, passed through") + told
 
 

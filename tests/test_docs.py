@@ -409,6 +409,7 @@ class TestStore:
         made |= {
             keys.hold_prefix("t") + "ID",
             keys.recent("t", "NAME"),
+            keys.responses("t", "NAME"),
             keys.leases("t"),
             keys.sessions("t"),
             keys.events("t"),

@@ -129,7 +129,7 @@ async def test_what_others_may_have_made_is_refused_and_moderation_is_free(
 ) -> None:
     async with scene(store) as at:
         for call in (at.sdk.responses.retrieve, at.sdk.responses.delete, at.sdk.responses.cancel):
-            with pytest.raises(openai.NotFoundError, match="whose this one is"):
+            with pytest.raises(openai.NotFoundError, match="none of those"):
                 await call("resp_1")
         with pytest.raises(openai.NotFoundError, match="a day or more"):
             await at.sdk.batches.list()

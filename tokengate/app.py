@@ -27,6 +27,7 @@ from tokengate.inbound import ASGIScope, Receive, Send
 from tokengate.ledger import Ledger, keys
 from tokengate.ledger.allowance import Allowance
 from tokengate.ledger.journal import SUFFIX, make_folder
+from tokengate.ledger.kept import KeptResponses
 from tokengate.ledger.outage import OutageLedger
 from tokengate.ledger.redis import RedisLedger
 from tokengate.pricing import PriceTable, PriceTableError
@@ -415,6 +416,7 @@ async def open_app(
             telemetry=telemetry,
             bounds=Bounds(settings.body_bytes_max, settings.header_bytes_max, settings.concurrency_max),
             streams=await stack.enter_async_context(_cutting(settings, ledger)),
+            kept=KeptResponses(inner.ask),
         )
         status = Status(
             ledger=ledger,

@@ -58,6 +58,8 @@ class Progress:
     refusal: Refusal | None = None
     ending: Ending = Ending.UNKNOWN
     charge: Charge | None = None
+    kept: str = ""
+    """What the provider calls the answer, if it keeps it."""
     first_byte_ns: int | None = None
     answered_ns: int | None = None
     """When the whole answer had come; set only for one that was gathered before it went on."""
@@ -170,7 +172,7 @@ class Exchange:
         charge = self._gate.assess(self._ticket, ending, reading := meter.reading())
         if charge is None:
             charge = await self._gate.assess_by_counting(self._ticket, reading)
-        self.progress.charge = charge
+        self.progress.charge, self.progress.kept = charge, reading.kept
         left = self._ticket.standing.remaining_nano + self._ticket.grant_nano - charge.cost_nano
         if response.status not in BODYLESS:
             head.append((b"content-length", b"%d" % len(body)))

@@ -31,6 +31,7 @@ from tokengate.inbound import (
     Send,
     read_body,
 )
+from tokengate.ledger import Kept, LedgerError
 from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Route, Router, UnpricedFeature
 from tokengate.session import Identity
 from tokengate.telemetry import Telemetry
@@ -72,8 +73,9 @@ class Proxy:
         telemetry: Telemetry,
         bounds: Bounds,
         streams: Streams | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        """`streams`: None if a freeze ends no streams."""
+        """`streams`: None if a freeze ends no streams. `kept`: None if nothing that a provider keeps is given out."""
         self.router = router
         self.dialect = dialect
         self.gate = gate
@@ -82,6 +84,7 @@ class Proxy:
         self.telemetry = telemetry
         self.bounds = bounds
         self.streams = streams
+        self.kept = kept
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count(1)
         self._in_flight = 0
@@ -197,7 +200,7 @@ class Visit:
                 self.dialect = proxy.router.dialect_of(path, inbound.given) or self.dialect
                 await self.refuse(Refusal(Reason.ENDPOINT_NOT_METERED, refused))
             elif route.endpoint is None:
-                await self._pass_free()
+                await (self._pass_own() if route.own else self._pass_free())
             else:
                 await self._serve_metered(route.endpoint, takes_forms=route.takes_forms)
         except ClientGone:
@@ -322,6 +325,7 @@ class Visit:
         if progress.charge is not None:
             return self._settle(ticket, progress, progress.charge)
         reading = progress.reading()
+        progress.kept = reading.kept if reading is not None else ""
         charge = gate.assess(ticket, progress.ending, reading)
         if charge is not None:
             self._settle(ticket, progress, charge)
@@ -336,6 +340,8 @@ class Visit:
     def _settle(self, ticket: Ticket, progress: Progress, charge: Charge) -> None:
         told = self.proxy.telemetry.settling(self.trace, charge.cost_nano) if self.trace is not None else None
         self.proxy.gate.settle(ticket, charge, told)
+        if progress.kept and self.proxy.kept is not None:
+            self.proxy.gate.background(self.proxy.kept.remember(ticket.session, progress.kept))
         self._record(
             progress.status if progress.started else STATUS[progress.reason] if progress.reason else CLIENT_CLOSED,
             ticket=ticket,
@@ -350,6 +356,21 @@ class Visit:
         )
 
     # --- free endpoints ---
+
+    async def _pass_own(self) -> None:
+        """What the provider keeps is there for all who have its key: it is passed to the session that made it."""
+        session, kept = self.proxy.identity.identify(self.inbound.session, self.inbound.query), self.proxy.kept
+        if isinstance(session, Refusal):
+            return await self.refuse(session)
+        self.session = session
+        try:
+            made = kept is not None and await kept.made(session, self.path.split("/")[3])
+        except LedgerError as error:
+            log.warning("the store does not say whose a response is", error=str(error))
+            return await self.refuse(_NOT_SAID)
+        if not made:
+            return await self.refuse(_NOT_OWN)
+        return await self._pass_free()
 
     async def _pass_free(self) -> None:
         inbound, destination, body = self.inbound, self._where(), b""
@@ -529,6 +550,18 @@ def _this_task() -> "asyncio.Task[object]":
 def _plain(path: str) -> bool:
     """Whether a path means what it says: no dot segments, which would leave the endpoint that it was matched as."""
     return "/." not in path and "//" not in path and "\\" not in path
+
+
+_NOT_OWN: Final = Refusal(
+    Reason.ENDPOINT_NOT_METERED,
+    "Responses are kept by the provider for all who have its key, and this is none of those that this session made "
+    "through this gate lately.",
+)
+_NOT_SAID: Final = Refusal(
+    Reason.STORE_UNAVAILABLE,
+    "The store cannot be reached, so nobody can say whose this is. Nothing was forwarded.",
+    retry_after_s=2,
+)
 
 
 def _no_route(router: Router, inbound: Inbound, path: str) -> Refusal:

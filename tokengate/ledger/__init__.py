@@ -242,6 +242,22 @@ class Ledger(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """Whose an answer is that the provider keeps."""
+
+    async def remember(self, session: Session, name: str) -> None:
+        """Note that a session made what the provider calls so. Never raises: what is not noted cannot be asked for."""
+        ...
+
+    async def made(self, session: Session, name: str) -> bool:
+        """Whether a session made what the provider calls so.
+
+        Raises:
+            LedgerError: the store does not say.
+        """
+        ...
+
+
 class Tallies(Protocol):
     """Statistics that gates post: sums by tenant and hour, of names that they choose. The money is `Ledger`'s."""
 

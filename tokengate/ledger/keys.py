@@ -46,6 +46,11 @@ def recent(tenant: str, session_id: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:recent:{session_id}"
 
 
+def responses(tenant: str, session_id: str) -> str:
+    """Sorted set: the ids of responses that a session made and the provider keeps, by when (ms); it expires."""
+    return f"{PREFIX}:{{{tenant}}}:responses:{session_id}"
+
+
 @lru_cache(maxsize=_CACHED)
 def leases(tenant: str) -> str:
     """Sorted set: hold ids by the instant (ms) at which they expire."""

@@ -83,6 +83,8 @@ class Reading(Struct, frozen=True, gc=False):
     hidden_output: bool = False
     """Whether tokens may have been generated that cannot be counted from what was seen: reasoning, audio, the rejected
     part of a prediction, or an answer of which the text cannot be read. Matters only where `usage` is None."""
+    kept: str = ""
+    """What the provider calls the answer, if it keeps it to be asked for again."""
     assumed: bool = False
     """The usage is not what the provider reported but what was measured of its answer, not too low."""
 
@@ -259,6 +261,8 @@ class Route:
     """Why it is not forwarded, in words for its caller; empty: it is."""
     takes_forms: bool = False
     """A body may be a form (multipart/form-data), not only JSON."""
+    own: bool = False
+    """Of what the provider keeps, named by the path's third segment: it is forwarded for the session that made it."""
     told_by: bytes = b""
     """The header by which it is told from another provider's route of the same path; empty: whatever is left."""
 

@@ -35,19 +35,13 @@ _METERED: Final = (
 """Of Azure's deployments, too, but for responses, which it has elsewhere."""
 _TAKE_FORMS: Final = frozenset({"/v1/images/edits", "/v1/audio/transcriptions", "/v1/audio/translations"})
 
-_OTHERS: Final = (
-    "Responses are kept by the provider for all who have its key, and the gate does not know whose this one is: keep "
-    "what you were answered."
-)
+_OWN: Final = (("GET", "/v1/responses/*"), ("DELETE", "/v1/responses/*"), ("POST", "/v1/responses/*/cancel"))
 _FILES: Final = "Files are kept by the provider for all who have its key: nothing here meters what reads them."
 _LATER: Final = "What this costs is known only after a day or more, and nothing could hold it until then."
 _STORED: Final = "Stored completions are kept by the provider for all who have its key: keep what you were answered."
 _REFUSED: Final = (
     (ANY_METHOD, "/v1/chat/completions/*", _STORED),
     ("GET", "/v1/responses", "Responses over a WebSocket are not metered: send them by POST."),
-    ("GET", "/v1/responses/*", _OTHERS),
-    ("DELETE", "/v1/responses/*", _OTHERS),
-    ("POST", "/v1/responses/*/cancel", _OTHERS),
     ("POST", "/v1/responses/compact", "What is compacted is not metered here."),
     ("GET", "/v1/realtime", "Realtime sessions are not metered: they have no end at which to hold their price."),
     ("POST", "/v1/realtime/*", "Realtime sessions are not metered: they have no end at which to hold their price."),
@@ -90,6 +84,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         if path != "/v1/responses"
     ),
     Route("POST", "/v1/responses/input_tokens", dialect, "input_tokens", None),
+    *(Route(method, path, dialect, "kept_responses", None, own=True) for method, path in _OWN),
     Route("POST", "/v1/moderations", dialect, "moderations", None),
     Route("GET", "/v1/models", dialect, "models", None),
     Route("GET", "/v1/models/*", dialect, "models", None),

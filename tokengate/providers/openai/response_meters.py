@@ -22,38 +22,46 @@ _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "resp
 _SEARCH_CALLS: Final = {"web_search_call": "web_search", "file_search_call": "file_search"}
 
 
-def response_meter(status: int, content_type: str, *, hidden_output: bool) -> Meter:
+def response_meter(status: int, content_type: str, *, hidden_output: bool, kept: bool = False) -> Meter:
     """The meter for an answer.
 
     Args:
         status: of the answer.
         content_type: of the answer.
         hidden_output: whether the model may generate what it does not show.
+        kept: whether the provider keeps the answer.
     """
     if not 200 <= status < 300:
         return UnmeteredBody()
     if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-        return ResponseStreamMeter(hidden_output=hidden_output)
-    return ResponseBodyMeter()
+        return ResponseStreamMeter(hidden_output=hidden_output, kept=kept)
+    return ResponseBodyMeter(kept=kept)
 
 
 class ResponseBodyMeter(WholeBody):
     """A response that is one JSON document."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_kept_there",)
+
+    def __init__(self, *, kept: bool) -> None:
         super().__init__(BODY_BYTES_MAX)
+        self._kept_there = kept
 
     def reading(self) -> Reading:
-        usage = read_response(parse_object(self.content))
-        return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
+        response = parse_object(self.content)
+        usage = read_response(response)
+        name = _name_of(response) if self._kept_there else ""
+        return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None, kept=name)
 
 
 class ResponseStreamMeter:
     """A response that is an event stream."""
 
-    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_shown", "_usage")
+    __slots__ = ("_bytes_seen", "_decoder", "_done", "_hidden", "_kept_there", "_name", "_shown", "_usage")
 
-    def __init__(self, *, hidden_output: bool) -> None:
+    def __init__(self, *, hidden_output: bool, kept: bool) -> None:
+        self._kept_there = kept
+        self._name = ""
         self._decoder = Decoder()
         self._hidden = hidden_output
         self._usage: Usage | None = None
@@ -76,12 +84,12 @@ class ResponseStreamMeter:
 
     def reading(self) -> Reading:
         if self._usage is not None:
-            return Reading(self._usage, True, "", 0)
+            return Reading(self._usage, True, "", 0, kept=self._name)
         shown = self._shown
         seen = shown.bytes_seen + self._bytes_seen + self._decoder.held_bytes
         # A response that ended and does not say what it used has shown nothing of that either.
         hidden = self._hidden or self._done
-        return Reading(None, self._done, shown.text, seen, hidden)
+        return Reading(None, self._done, shown.text, seen, hidden, self._name)
 
     def _note(self, event: Event) -> None:
         document = None if event.oversized else parse_object(event.data)
@@ -91,11 +99,19 @@ class ResponseStreamMeter:
         kind = document.get("type")
         if kind in _TERMINAL:
             self._usage, self._done = read_response(document.get("response")), True
+        elif kind == "response.created" and self._kept_there:
+            self._name = _name_of(document.get("response"))
         elif type(kind) is str and kind.endswith(".delta"):
             self._note_text(document.get("delta"))
 
     def _note_text(self, delta: object) -> None:
         self._shown.add(delta.encode("utf-8", "replace") if type(delta) is str else orjson.dumps(delta))
+
+
+def _name_of(response: object) -> str:
+    """What the provider calls a response; empty if it does not say."""
+    name = response.get("id") if type(response) is dict else None
+    return name if type(name) is str else ""
 
 
 def read_response(response: object) -> Usage | None:

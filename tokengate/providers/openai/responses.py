@@ -119,7 +119,9 @@ class ResponsesRequest:
         return Asked(self._document, "input", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
-        found = response_meter(status, content_type, hidden_output=reasons(self.call.model))
+        found = response_meter(
+            status, content_type, hidden_output=reasons(self.call.model), kept=self._document.get("store") is not False
+        )
         return CostMeter(found) if self._cost_reported else found
 
 
