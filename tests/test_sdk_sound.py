@@ -1,6 +1,8 @@
 """Speech, transcriptions and translations by the official OpenAI SDK through the gate: the same bytes, and their cost."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,7 +11,7 @@ import pytest
 import redis
 
 from tests.providers.test_openai_sound import wav
-from tests.support.gate import until
+from tests.support.gate import ROOT, until
 from tests.support.hashes import held_nano, key, spent_nano
 from tests.support.inmemory import prices
 from tests.support.redis_server import Server
@@ -338,3 +340,22 @@ async def test_the_log_of_images_and_sound_is_replayed_as_it_was(store: Server) 
     report = running.finish()
     assert (report.calls, report.blocked) == (6, 0)
     assert report.cost_nano == sum(round(line["actual_cost"] * 10**9) for line in lines)
+
+
+async def test_the_guide_does_what_it_says(
+    store: Server, redis_cli: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (ROOT / "docs" / "how-to" / "images-and-sound.md").read_text(encoding="utf-8")
+    code = guide.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    async with paired(store) as both:
+        program = code.replace("http://localhost:8000/v1", both.gate.base_url)
+        assert program != code
+        await asyncio.to_thread(exec, program, {})
+        lines = await both.gate.log()
+        await both.gated.images.generate(model="gpt-image-2", prompt="A gate")
+        (*_, open_) = await both.gate.log()
+    assert [line["ending"] for line in lines[:3]] == ["complete"] * 3
+    assert f"the gate holds about ${lines[0]['estimated_cost']:.3f};" in guide
+    assert f"left open, ${open_['estimated_cost']:.2f}," in guide
+    assert spent_nano(redis_cli) > 0
