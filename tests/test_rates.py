@@ -48,6 +48,8 @@ async def test_gates_of_one_store_keep_a_tenants_rate_together(store: Server) ->
             for each, name in ((one, "a"), (two, "a"), (one, "b"), (two, "b"))
         ]
         assert provider.received == 3
+        told = (await http.get(f"{one.url}/tokengate/budget", headers={"x-session-id": "a"})).json()
+    assert [limit["scope"] for limit in told["limits"]] == ["session"], "a rate alone is no budget"
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[3].headers["x-tokengate-scope"] == "tenant"
 

@@ -206,6 +206,10 @@ class TestFaults:
         starts = ["LOG_LEVEL=LOUD", "PORT=0", "AGENT=?", f"OPENAI_API_KEY_FILE={tmp_path}/none", f"{file}, line 2"]
         assert sorted(fault.split(":")[0] for fault in found) == sorted(starts)
 
+    def test_a_first_freeze_that_is_longer_than_the_longest(self) -> None:
+        assert faults({"FREEZE_S": "100000"}) == ["FREEZE_S=100000: allowed is at most FREEZE_S_MAX, which is 86400"]
+        assert load({"FREEZE_S": "100000", "FREEZE_S_MAX": "100000"}, None).settings.freeze_s == 100_000
+
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_bytes(b"PORT=\xff\n")
         [fault] = faults({}, tmp_path / ".env")

@@ -1,6 +1,7 @@
 """The transcripts: what is kept is what is generated, every call in them is one that a client could make."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.transcripts.kinds import KINDS, Kind
 from tokengate.providers import Router
 from tokengate.providers.openai import ROUTES
 
+ROOT = Path(__file__).parent.parent
 ROUTER = Router(ROUTES)
 MADE = files()
 KEPT = transcripts()
@@ -30,6 +32,15 @@ def test_there_are_enough_of_both() -> None:
     runaways = [each for each in KEPT if each.label["verdict"] == "runaway"]
     assert len(runaways) >= 30
     assert len(KEPT) - len(runaways) >= 60
+
+
+def test_the_documents_name_as_many_as_there_are() -> None:
+    runaways = sum(each.label["verdict"] == "runaway" for each in KEPT)
+    said = " ".join((ROOT / "docs" / "explanation" / "runaways.md").read_text().split())
+    assert (
+        f"{runaways} of {runaways} runaways are frozen by the beginning of their {REPETITIONS_MAX}th repetition" in said
+    )
+    assert f"none of {len(KEPT) - runaways} healthy ones is touched" in said
 
 
 def test_another_seed_is_another_transcript_of_the_same_kind() -> None:

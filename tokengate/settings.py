@@ -446,6 +446,10 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(ENV_FILE)) -> 
         wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
         faults += [f"{name.upper()}={_given(name, values)}: allowed is {allowed(name)}" for name in wrong]
         raise SettingsError(faults) from None
+    if settings.freeze_s > settings.freeze_s_max:
+        faults.append(
+            f"FREEZE_S={settings.freeze_s}: allowed is at most FREEZE_S_MAX, which is {settings.freeze_s_max}"
+        )
     if faults:
         raise SettingsError(faults)
     return Loaded(settings, sources, tuple(_misspelt(from_file)))

@@ -16,7 +16,7 @@ from tokengate.budgets import Policy, limits
 from tokengate.domain import Refusal, Session
 from tokengate.inbound import ASGIScope, Inbound, Receive, Send
 from tokengate.ledger import Ledger, LedgerError, ScopeState
-from tokengate.money import usd_number
+from tokengate.money import AMOUNT_NANO_MAX, usd_number
 from tokengate.providers import STATUS, Dialect
 from tokengate.session import Identity
 from tokengate.telemetry import timestamp
@@ -109,6 +109,8 @@ class Status:
 
     async def _standing(self, session: Session) -> dict[str, Any]:
         states = [await self._ledger.state(limit) for limit in limits(self._policy, session)]
+        # An agent or a tenant that is limited in its rate alone has no budget to pace itself by.
+        states = [states[0], *(state for state in states[1:] if state.cap_nano < AMOUNT_NANO_MAX)]
         return {"session_id": session.id, **budget(states[0]), "limits": [budget(state) for state in states]}
 
 

@@ -79,6 +79,7 @@ class TestEvents:
         assert frozen.dedup_key == thawed.dedup_key
         assert (frozen.until_ms, frozen.by) == (AT_MS + 60_000, "anomaly")
         assert freeze(after="frozen").until_ms is None
+        assert (freeze(by="ann").rule, freeze(by="anomaly", rule="tool_loop").rule) == (None, "tool_loop")
 
     def test_a_reason_has_a_bound(self) -> None:
         assert len(freeze(reason="x" * 10_000).summary) < 600
