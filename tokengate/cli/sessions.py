@@ -141,6 +141,7 @@ def delete_session(
     session: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     kind: KindOf = "session",
+    as_json: Json = False,
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -155,6 +156,9 @@ def delete_session(
         if not typer.confirm(warning, err=True):
             raise typer.Exit(Exit.FAILED)
     run(lambda control: control.delete(of, session, by=who()), server, token_file)
+    if as_json:
+        print_json({"kind": of, "name": session, "deleted": True})
+        return
     typer.echo(f"{of} {shown(session)} is deleted")
 
 
