@@ -68,6 +68,11 @@ class Turn(Struct, frozen=True, gc=False):
     """Of the calls, or of the result, alone: what the model says beside a call may change while it does not."""
 
 
+_PERSON, _PROGRAM, _MODEL = By.PERSON, By.PROGRAM, By.MODEL
+_SAID, _ANSWER, _CALL, _RESULT = Kind.SAID, Kind.ANSWER, Kind.CALL, Kind.RESULT
+"""Looked up in their classes they would take a good part of the time."""
+
+
 class Repeated(Struct, frozen=True, gc=False):
     """What the end of a conversation repeats; the fields are those of a `Mark`."""
 
@@ -79,28 +84,28 @@ class Repeated(Struct, frozen=True, gc=False):
 def turn(message: Any, digests: Digests) -> Turn:  # noqa: ANN401 - whatever JSON holds
     """Read one message."""
     if type(message) is not dict:
-        found = digests.value(message, By.PERSON)
-        return Turn(Kind.SAID, found, found)
+        found = digests.value(message, _PERSON)
+        return Turn(_SAID, found, found)
     role, content = message.get("role"), message.get("content")
-    by = _BY.get(role, By.PERSON) if type(role) is str else By.PERSON
+    by = _BY.get(role, _PERSON) if type(role) is str else _PERSON
     if type(content) is str and len(message) == 2 and type(role) is str:
         # Programs write system prompts, with clocks in them, and they come first.
-        found = digests.text(content, by, always=by is By.PROGRAM) + role[:1].encode()
-        return Turn(Kind.ANSWER if by is By.MODEL else Kind.SAID, found, found)
+        found = digests.text(content, by, always=by is _PROGRAM) + role[:1].encode()
+        return Turn(_ANSWER if by is _MODEL else _SAID, found, found)
     if role in _RESULT_ROLES:
-        act = digests.value(content, By.PROGRAM)
-        return Turn(Kind.RESULT, act, act)
-    calls = [of_digests(_name(name), digests.value(given, By.MODEL)) for name, given in _called(message)]
+        act = digests.value(content, _PROGRAM)
+        return Turn(_RESULT, act, act)
+    calls = [of_digests(_name(name), digests.value(given, _MODEL)) for name, given in _called(message)]
     if calls:
         act = total(calls)
         beside = _beside(message)
-        return Turn(Kind.CALL, act + digests.value(beside, By.MODEL) if beside else act, act)
-    results = [digests.value(result, By.PROGRAM) for result in _results(message)]
+        return Turn(_CALL, act + digests.value(beside, _MODEL) if beside else act, act)
+    results = [digests.value(result, _PROGRAM) for result in _results(message)]
     if results:
         act = total(results)
-        return Turn(Kind.RESULT, act, act)
+        return Turn(_RESULT, act, act)
     found = _whole(message, digests, by)
-    return Turn(Kind.ANSWER if by is By.MODEL or message.get("type") == "reasoning" else Kind.SAID, found, found)
+    return Turn(_ANSWER if by is _MODEL or message.get("type") == "reasoning" else _SAID, found, found)
 
 
 def _name(name: object) -> bytes:
@@ -111,7 +116,7 @@ def _whole(message: dict[str, Any], digests: Digests, by: By) -> bytes:
     """The digest of a message that is neither a plain text nor about tools: a name beside it, parts, images."""
     content, other = message.get("content"), {k: v for k, v in without_ids(message).items() if k != "content"}
     if type(content) is str:
-        return digests.text(content, by) + digests.value(other, By.MODEL)
+        return digests.text(content, by) + digests.value(other, _MODEL)
     if type(content) is not list:
         return digests.value(without_ids(message), by)
     parts = [part["text"] if _is_text(part) else without_ids(part) for part in content]
@@ -132,11 +137,11 @@ def repeated(messages: list[Any], turns: list[Turn]) -> Repeated | None:
     if not turns:
         return None
     last = turns[-1]
-    if last.kind is Kind.RESULT and (found := _repeated_exchanges(messages, turns)):
+    if last.kind is _RESULT and (found := _repeated_exchanges(messages, turns)):
         return found
     if len(turns) >= TAIL_REPEATS_MIN and (found := _repeated_messages(turns)):
         return found
-    if last.kind is not Kind.SAID:
+    if last.kind is not _SAID:
         return None
     text = _text(messages[-1])
     if len(text) < STEP_CHARS_MIN * TAIL_REPEATS_MIN:
@@ -205,14 +210,14 @@ def _exchanges(turns: list[Turn]) -> Iterator[tuple[bytes, int]]:
     begin = len(turns)
     for index in range(len(turns) - 1, -1, -1):
         kind = turns[index].kind
-        if kind is Kind.SAID:
+        if kind is _SAID:
             break
-        if kind is Kind.RESULT:
+        if kind is _RESULT:
             if calls:
                 yield total(calls) + total(results), begin
                 calls, results = [], []
             results.append(turns[index].act)
-        elif kind is Kind.CALL:
+        elif kind is _CALL:
             calls.append(turns[index].act)
             begin = index
     if calls:
@@ -222,10 +227,10 @@ def _exchanges(turns: list[Turn]) -> Iterator[tuple[bytes, int]]:
 def _repeated_messages(turns: list[Turn]) -> Repeated | None:
     last = turns[-1].digest
     near = turns[-2 * PERIOD_MAX - 1 : -1]
-    if not any(each.digest == last for each in near):
+    if last not in [each.digest for each in near]:
         return None
     # What the model says beside a call does not matter here either.
-    digests = [each.act if each.kind is Kind.CALL else each.digest for each in reversed(turns)]
+    digests = [each.act if each.kind is _CALL else each.digest for each in reversed(turns)]
     period, repeats = cycle(digests, 2 * PERIOD_MAX)
     if not period:
         return None

@@ -1,5 +1,6 @@
 """The mark of a call: by what it is told whether it is the same as another. Prompts go in, digests come out."""
 
+from functools import lru_cache
 from typing import Any, Final
 
 from tokengate.anomaly import Mark
@@ -8,6 +9,9 @@ from tokengate.anomaly.conversation import repeated, turn
 
 ROOT_CHARS: Final = 256
 """How much of its first message tells one conversation from another."""
+
+ROOTS_CACHED: Final = 1024
+"""Conversations that begin with the same words have the same root; that of so many is remembered."""
 
 NOT_ASKED: Final = frozenset(
     {
@@ -29,6 +33,10 @@ NOT_ASKED: Final = frozenset(
 
 INSTRUCTIONS: Final = frozenset({"system", "instructions", "systemInstruction", "system_instruction"})
 """Members that are a system prompt beside the conversation."""
+
+
+_PROGRAM: Final = By.PROGRAM
+_MODEL: Final = By.MODEL
 
 
 class Marker:
@@ -54,15 +62,21 @@ class Marker:
         turns.reverse()
         beside = {name: value for name, value in document.items() if name not in NOT_ASKED and name != conversation}
         asked = [each.digest for each in turns]
-        asked.extend(
-            digests.value(beside.pop(name), By.PROGRAM, always=True) for name in sorted(INSTRUCTIONS & beside.keys())
-        )
-        call = encoded(of_digests(digests.value(beside, By.MODEL), *asked))
-        root = encoded(of_digests(_beginning(messages[0]).encode())) if messages else "-"
+        if not INSTRUCTIONS.isdisjoint(beside):
+            asked.extend(
+                digests.value(beside.pop(name), _PROGRAM, always=True) for name in sorted(INSTRUCTIONS & beside.keys())
+            )
+        call = encoded(of_digests(digests.value(beside, _MODEL), *asked))
+        root = _root(_beginning(messages[0])) if messages else "-"
         found = repeated(messages, turns)
         if found is None:
             return Mark(call, root, size)
         return Mark(call, root, size, found.tail, found.repeats, found.what)
+
+
+@lru_cache(maxsize=ROOTS_CACHED)
+def _root(beginning: str) -> str:
+    return encoded(of_digests(beginning.encode()))
 
 
 def _beginning(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds
