@@ -97,10 +97,16 @@ class TestBounds:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("tool", ["googleSearch", "google_maps"])
+    @pytest.mark.parametrize("model", ["gemini-3.5-flash", "gemini-flash-latest", "gemini-4-argon"])
+    def test_a_model_that_bills_every_query_cannot_be_grounded(self, model: str, tool: str) -> None:
+        with pytest.raises(UnpricedFeature, match="every query"):
+            request(model, tools=[{tool: {}}])
+
     @pytest.mark.parametrize(
         "members",
         [
-            {"tools": [{"googleSearch": {}}]}, {"tools": [{"url_context": {}}]}, {"tools": [{"codeExecution": {}}]},
+            {"tools": [{"googleSearchRetrieval": {}}]}, {"tools": [{"googleSearch": {}, "codeExecution": {}}]}, {"tools": [{"url_context": {}}]}, {"tools": [{"codeExecution": {}}]},
             {"tools": [{"a_tool_to_come": {}}]}, {"generationConfig": {"responseModalities": ["IMAGE"]}},
             {"contents": parts({"hologram": {}})}, {"automaticContinuation": True}, {"continuation_token": "x"},
         ],
@@ -210,3 +216,48 @@ def test_no_usage_that_a_call_allows_costs_more_than_it_wants(
         cache_read_tokens=call.input_tokens_max * cached // 100,
     )  # fmt: skip
     assert cost(price, usage, call.service_tier) <= quote(price, call, 512).want_nano
+
+
+SEARCHED: dict[str, Any] = {"webSearchQueries": ["gates"], "groundingChunks": [{"web": {"uri": "https://a.example"}}]}
+FOUND: dict[str, Any] = {"groundingChunks": [{"maps": {"placeId": "p"}}]}
+
+
+class TestGrounding:
+    @pytest.mark.parametrize(("tool", "fee"), [("google_search", "web_search"), ("googleMaps", "google_maps")])
+    def test_it_is_held_for_once_and_so_is_what_it_finds(self, tool: str, fee: str) -> None:
+        call = request("gemini-2.5-pro", tools=[{tool: {}}]).call
+        assert (call.fees, call.context_windows) == (((fee, 1),), 1)
+        price = PRICES.lookup("gemini-2.5-pro", "google").price
+        assert price is not None
+        fee_nano = {"web_search": 35_000_000, "google_maps": 25_000_000}[fee]
+        assert price.fee(fee) == fee_nano
+        assert quote(price, call, 512).want_nano > 1_048_576 * 2_500 + fee_nano
+
+    @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+    @pytest.mark.parametrize(
+        ("metadata", "calls"),
+        [
+            (SEARCHED, (("web_search", 1),)), (FOUND, (("google_maps", 1),)),
+            (SEARCHED | {"googleMapsWidgetContextToken": "t"}, (("google_maps", 1), ("web_search", 1))),
+            ({}, ()), ({"webSearchQueries": []}, ()), (None, ()), (5, ()), ({"groundingChunks": [5]}, ()),
+        ],
+    )  # fmt: skip
+    def test_it_is_charged_once_if_the_answer_was_grounded(self, content_type: str, metadata: Any, calls: Any) -> None:
+        asked = request("gemini-2.5-pro", tools=[{"googleSearch": {}}, {"googleMaps": {}}])
+        grounded = {"candidates": [{"groundingMetadata": metadata}], "usageMetadata": USAGE}
+        told = json.dumps(grounded).encode()
+        meter = asked.meter(200, content_type)
+        for _ in range(2 if content_type != "application/json" else 1):  # each chunk tells it again
+            meter.feed(b"data: " + told + b"\n\n" if content_type != "application/json" else told)
+        meter.finish()
+        usage = meter.reading().usage
+        assert usage is not None
+        assert usage.calls == calls
+
+    def test_what_was_not_asked_for_is_not_charged(self) -> None:
+        meter = request("gemini-2.5-pro").meter(200, "application/json")
+        meter.feed(json.dumps({"candidates": [{"groundingMetadata": SEARCHED}], "usageMetadata": USAGE}).encode())
+        meter.finish()
+        usage = meter.reading().usage
+        assert usage is not None
+        assert usage.calls == ()

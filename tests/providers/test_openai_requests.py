@@ -37,7 +37,7 @@ def test_the_endpoints_and_which_of_them_cost_money(method: str, path: str, name
     ("method", "path"),
     [
         ("GET", "/v1/chat/completions"),
-        ("POST", "/v1/assistants"),
+        ("POST", "/v1/telepathy"),
         ("DELETE", "/v1/models/x"),
         ("POST", "/v1/chat/completions/"),
     ],

@@ -52,7 +52,7 @@ DIALECTS: Final = {
         "capped streamed reasoning cached written windows fees long tier:fast tier:us",
     ),
     "gemini": Dialect(
-        gemini.generation, gemini.cap_of, gemini.answer, "capped streamed reasoning cached windows sound long"
+        gemini.generation, gemini.cap_of, gemini.answer, "capped streamed reasoning cached windows sound fees long"
     ),
 }
 

@@ -51,6 +51,10 @@ def generation(random: Random) -> Asked:
         }
         document["tools"] = [{"functionDeclarations": [function]}]
         allowed.text += shown("find", about, "OBJECT", "q", "STRING") + 20
+    if model.startswith(("gemini-2.5-", "gemini-2.0-")) and random.random() < 0.5:
+        document.setdefault("tools", []).append({random.choice(("googleSearch", "google_search")): {}})
+        allowed.windows += 1
+        allowed.searches["web_search"] = 1
     settings: dict[str, Any] = {}
     if random.random() < 0.5:
         settings[random.choice(("maxOutputTokens", "max_output_tokens"))] = random.choice((1, 16, 500, 9000))
@@ -76,7 +80,7 @@ def _content(random: Random, allowed: Allowed, *, hears: bool) -> dict[str, Any]
         width, height = random.choice(((20, 20), (384, 384), (960, 540), (3000, 3000)))
         parts.append({"inlineData": {"mimeType": "image/png", "data": png(width, height)}})
         allowed.text += image_tokens(width, height)
-    elif kind == 1 and hears:
+    elif kind == 1 and hears:  # a model hears no more than its window, whatever the request says
         seconds = random.choice((1, 60))
         parts.append({"inlineData": {"mimeType": "audio/ogg", "data": "AAAA"}})
         allowed.audio += 32 * seconds
@@ -124,7 +128,8 @@ def answer(asked: Asked, billed: Billed) -> bytes:
         ],
         "trafficType": "ON_DEMAND_PRIORITY" if billed.tier == "priority" else "ON_DEMAND",
     }  # fmt: skip
-    whole = {"candidates": [], "usageMetadata": usage, "modelVersion": asked.model}
+    grounding = {"webSearchQueries": ["gates"]} if billed.fees else {}
+    whole = {"candidates": [{"groundingMetadata": grounding}], "usageMetadata": usage, "modelVersion": asked.model}
     if not asked.stream:
         return orjson.dumps(whole)
     begun = {"candidates": [], "usageMetadata": usage | {"candidatesTokenCount": 1}, "modelVersion": asked.model}

@@ -7,6 +7,8 @@ beside the candidates, cached content is a part of the prompt, and what tools we
 
 from typing import Any, Final, TypeGuard
 
+from msgspec.structs import replace
+
 from tokengate.domain import Usage
 from tokengate.providers import Meter, Reading
 from tokengate.providers.meters import UnmeteredBody, WholeBody, parse
@@ -20,26 +22,35 @@ TOKENS_REPORTED_MAX: Final = 2**31 - 1
 _TIERS: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 
 
-def meter(status: int, content_type: str, *, produces_output: bool) -> Meter:
-    """The meter for an answer."""
+Fees = tuple[tuple[str, int], ...]
+
+
+def meter(status: int, content_type: str, *, produces_output: bool, fees: Fees = ()) -> Meter:
+    """The meter for an answer; `fees` are those that it may cost, each once, if it says that it was grounded so."""
     if not 200 <= status < 300:
         return UnmeteredBody()
     if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-        return StreamMeter()
-    return BodyMeter(produces_output=produces_output)
+        return StreamMeter(fees)
+    return BodyMeter(produces_output=produces_output, fees=fees)
 
 
 class BodyMeter(WholeBody):
     """An answer that is one JSON document, or a list of the chunks of a stream."""
 
-    def __init__(self, *, produces_output: bool) -> None:
+    def __init__(self, *, produces_output: bool, fees: Fees = ()) -> None:
         super().__init__(BODY_BYTES_MAX)
         self._produces_output = produces_output
+        self._fees = fees
 
     def reading(self) -> Reading:
-        usage, answer = None, parse(self.content)
+        usage, answer, grounded = None, parse(self.content), set[str]()
         for chunk in answer if type(answer) is list else [answer]:
-            usage = (read_usage(chunk) if type(chunk) is dict else None) or usage
+            if type(chunk) is dict:
+                usage = read_usage(chunk) or usage
+                if self._fees:
+                    grounded |= groundings(chunk)
+        if usage is not None and self._fees:
+            usage = replace(usage, calls=_charged(self._fees, grounded))
         if not self._produces_output:
             return Reading(usage, self.finished, "", 0)
         return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
@@ -48,9 +59,11 @@ class BodyMeter(WholeBody):
 class StreamMeter:
     """An answer that is an event stream, of chunks that are answers themselves."""
 
-    __slots__ = ("_decoder", "_finished", "_seen", "_usage")
+    __slots__ = ("_decoder", "_fees", "_finished", "_grounded", "_seen", "_usage")
 
-    def __init__(self) -> None:
+    def __init__(self, fees: Fees = ()) -> None:
+        self._fees = fees
+        self._grounded: set[str] = set()
         self._decoder = Decoder()
         self._usage: Usage | None = None
         self._finished = False
@@ -69,15 +82,44 @@ class StreamMeter:
         return b""
 
     def reading(self) -> Reading:
-        complete = self._finished and self._usage is not None
+        usage = self._usage
+        complete = self._finished and usage is not None
+        if usage is not None and self._fees:
+            usage = replace(usage, calls=_charged(self._fees, self._grounded))
         # Without a figure nothing is known: most of what these models generate are thoughts, which are not shown.
-        return Reading(self._usage, complete, "", self._seen, hidden_output=self._usage is None)
+        return Reading(usage, complete, "", self._seen, hidden_output=usage is None)
 
     def _note(self, event: Event) -> None:
         self._seen += len(event.raw)
         chunk = None if event.oversized else parse(event.data)
         if type(chunk) is dict:
             self._usage = read_usage(chunk) or self._usage
+            if self._fees:
+                self._grounded |= groundings(chunk)
+
+
+def groundings(answer: dict[str, Any]) -> set[str]:
+    """What an answer or a chunk of one says it was grounded in, by the names of the fees.
+
+    By `groundingMetadata` of https://ai.google.dev/api/generate-content#GroundingMetadata.
+    """
+    found: set[str] = set()
+    candidates = answer.get("candidates")
+    for candidate in candidates if type(candidates) is list else ():
+        metadata = candidate.get("groundingMetadata") if type(candidate) is dict else None
+        if type(metadata) is not dict:
+            continue
+        chunks = metadata.get("groundingChunks")
+        kinds = {kind for chunk in (chunks if type(chunks) is list else ()) if type(chunk) is dict for kind in chunk}
+        if metadata.get("webSearchQueries") or metadata.get("searchEntryPoint") or "web" in kinds:
+            found.add("web_search")
+        if metadata.get("googleMapsWidgetContextToken") or "maps" in kinds:
+            found.add("google_maps")
+    return found
+
+
+def _charged(fees: Fees, grounded: set[str]) -> Fees:
+    return tuple((name, count) for name, count in fees if name in grounded)
 
 
 def read_usage(answer: dict[str, Any]) -> Usage | None:

@@ -29,6 +29,16 @@ NOTATION_TOKENS: Final = 12
 _MODEL: Final = re.compile(rb"/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127}):", re.ASCII)
 _FUNCTIONS: Final = frozenset({"functionDeclarations", "function_declarations"})
 _COMPUTER: Final = frozenset({"computerUse", "computer_use"})
+_GROUNDED: Final = {
+    "googleSearch": "web_search",
+    "google_search": "web_search",
+    "googleMaps": "google_maps",
+    "google_maps": "google_maps",
+}
+"""Tools by which the provider looks things up itself, and their fees."""
+_BILLED_BY_PROMPT: Final = re.compile(r"gemini-2\.[05]-", re.ASCII)
+"""Models that bill such a tool once for a prompt, however often they look; later ones bill every query that they think
+of (https://ai.google.dev/gemini-api/docs/google-search, "Pricing")."""
 _SHOWN: Final = frozenset({"TEXT"})
 _STANDARD_TIERS: Final = frozenset({"", "standard", "unspecified", "flex"})
 """Tiers that are charged as the standard one: flex too, which is cheaper, because an answer does not say that it was
@@ -72,7 +82,7 @@ class GeminiRequest:
         return Asked(self._document | {"model": self.call.model}, "contents", len(self._body))
 
     def meter(self, status: int, content_type: str) -> Meter:
-        return meter(status, content_type, produces_output=self.call.produces_output)
+        return meter(status, content_type, produces_output=self.call.produces_output, fees=self.call.fees)
 
 
 class GenerateContent:
@@ -88,9 +98,9 @@ class GenerateContent:
         found = survey(_contents(document), "contents", Survey())
         look_at(member(document, "systemInstruction"), "systemInstruction", found)
         settings = section(document, "generationConfig")
-        tools = _tools(document)
+        tools, fees = _tools(document, model)
         # What is kept in a cache is billed as input, and only the provider knows how long it is.
-        windows = int(found.unbounded or member(document, "cachedContent") is not None)
+        windows = int(found.unbounded or member(document, "cachedContent") is not None) + (1 if fees else 0)
         text_tokens = len(body) - found.media_bytes + PART_TOKENS * (found.parts + 4) + tools
         if tools or b"function" in body or b"chema" in body:
             text_tokens += escapes_max(body) + NOTATION_TOKENS * body.count(b":")
@@ -106,6 +116,7 @@ class GenerateContent:
             input_images=found.images,
             output_audio=_speaks(settings, model),
             service_tier=_service_tier(document),
+            fees=fees,
         )
         return GeminiRequest(call, body, document)
 
@@ -185,13 +196,15 @@ def _refuse_unpriced(document: dict[str, Any]) -> None:
             raise UnpricedFeature(f"{name} asks for {what}: it has no price here.", name)
 
 
-def _tools(document: dict[str, Any]) -> int:
-    """What tools add to the input beyond what they are written in, in tokens.
+def _tools(document: dict[str, Any], model: str) -> tuple[int, tuple[tuple[str, int], ...]]:
+    """What tools add to the input beyond what they are written in, in tokens, and the fees that they may cost.
+
+    What the provider finds is held for as a whole window.
 
     Raises:
-        UnpricedFeature: the provider runs one itself: what it finds, and how often, has no bound that could be held.
+        UnpricedFeature: the provider runs one itself: what it finds, or how often, has no bound that could be held.
     """
-    tokens = 0
+    tokens, fees = 0, set[str]()
     for index, tool in enumerate(items(document, "tools")):
         path = f"tools[{index}]"
         if type(tool) is not dict:
@@ -200,12 +213,20 @@ def _tools(document: dict[str, Any]) -> int:
             tokens += PART_TOKENS
         elif tool.keys() <= _FUNCTIONS | _COMPUTER:
             tokens += OWN_TOOL_TOKENS
+        elif tool.keys() <= _FUNCTIONS | _GROUNDED.keys():
+            name = min(tool.keys() & _GROUNDED.keys())
+            if _BILLED_BY_PROMPT.match(model) is None:
+                raise UnpricedFeature(
+                    f"{path}.{name}: this model bills every query that it thinks of, and nothing bounds how many.", path
+                )
+            tokens += OWN_TOOL_TOKENS
+            fees |= {_GROUNDED[each] for each in tool if each in _GROUNDED}
         else:
-            name = min(tool.keys() - _FUNCTIONS - _COMPUTER)
+            name = min(tool.keys() - _FUNCTIONS - _COMPUTER - _GROUNDED.keys(), default=min(tool))
             raise UnpricedFeature(
                 f"{path}.{name} is run by the provider, and what it finds and bills has no bound here.", path
             )
-    return tokens
+    return tokens, tuple((fee, 1) for fee in sorted(fees))
 
 
 def _speaks(settings: dict[str, Any], model: str) -> bool:
