@@ -206,6 +206,10 @@ def test_steps_that_are_kept_in_one_text() -> None:
     for count in (3, 4, 7, 8, 9, 1000):
         assert tail(user("Question: who?\n" + step * count))[:2] == ("x", count)
     assert mark({"model": "m", "prompt": "Question: who?\n" + step * 4}).repeats == 4
+    claude = user([{"type": "text", "text": "Hm."}, {"type": "text", "text": "Question: who?\n" + step * 4}])
+    assert tail(claude)[:2] == ("x", 4)
+    gemini = {"role": "user", "parts": [{"text": "Question: who?\n" + step * 4}]}
+    assert tail(gemini, member="contents")[:2] == ("x", 4)
     assert tail(user("Question: who?\n" + step * 2))[1] == 0
 
 
@@ -253,5 +257,9 @@ def test_cycles(marks: str, found: tuple[int, int]) -> None:
 def test_a_conversation_is_known_by_how_it_begins() -> None:
     roots = [mark(chat(*said)).root for said in ([system("a"), user("b")], [system("a"), user("c")], [system("b")])]
     assert roots[0] == roots[1] != roots[2]
+    parts = [mark(chat(user([{"type": "text", "text": text}]))).root for text in "ab"]
+    contents = [mark({"contents": [{"parts": [{"text": text}]}]}).root for text in "ab"]
+    assert parts == contents
+    assert parts[0] != parts[1]
     made: Mark = mark({"model": "m", "messages": []})
     assert made.root == "-"

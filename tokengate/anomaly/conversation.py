@@ -143,7 +143,7 @@ def repeated(messages: list[Any], turns: list[Turn]) -> Repeated | None:
         return found
     if last.kind is not _SAID:
         return None
-    text = _text(messages[-1])
+    text = text_of(messages[-1], -1)
     if len(text) < STEP_CHARS_MIN * TAIL_REPEATS_MIN:
         return None
     return _repeated_text(text) or _repeated_copies(text, turns)
@@ -285,8 +285,14 @@ def _repeated_copies(text: str, turns: list[Turn]) -> Repeated | None:
 # --- notations ---
 
 
-def _text(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds
-    content = message.get("content") if type(message) is dict else message
+def text_of(message: Any, place: int) -> str:  # noqa: ANN401 - whatever JSON holds
+    """The text of a message; where it consists of parts, of the one at a place (0: the first, -1: the last)."""
+    content = message
+    if type(message) is dict:
+        content = message.get("content") or message.get("parts")
+    if type(content) is list and content:
+        part = content[place]
+        content = part.get("text") if type(part) is dict else part
     return content if type(content) is str else ""
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from tokengate.anomaly import Mark
 from tokengate.anomaly.canonical import By, Digests, encoded, of_digests
-from tokengate.anomaly.conversation import repeated, turn
+from tokengate.anomaly.conversation import repeated, text_of, turn
 
 ROOT_CHARS: Final = 256
 """How much of its first message tells one conversation from another."""
@@ -80,5 +80,4 @@ def _root(beginning: str) -> str:
 
 
 def _beginning(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds
-    content = message.get("content") if type(message) is dict else message
-    return content[:ROOT_CHARS] if type(content) is str else ""
+    return text_of(message, 0)[:ROOT_CHARS]
