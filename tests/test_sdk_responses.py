@@ -112,7 +112,9 @@ async def test_an_earlier_response_is_held_for_as_a_whole_window(store: Server) 
     ("members", "match"),
     [
         ({"background": True}, "background"), ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "code_interp"),
-        ({"tools": [{"type": "image_generation"}]}, "image_generation"), ({"input": [{"type": "mcp_call"}]}, "mcp_call"),
+        ({"tools": [{"type": "image_generation"}]}, "images that it makes are billed"),
+        ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "https://x.example"}]}, "other servers answer"),
+        ({"tools": [{"type": "telepathy"}]}, "which has no price here"), ({"input": [{"type": "mcp_call"}]}, "mcp_call"),
         ({"input": [{"role": "user", "content": [{"type": "input_video"}]}]}, "input_video"),
         ({"max_output_tokens": -1}, "max_output_tokens"), ({"input": 5}, "input"), ({"tools": [5]}, "tools"),
     ],

@@ -46,6 +46,14 @@ _SEARCHES: Final = {
 """Tools that the provider runs at a fee for each call, and what it finds is billed as input
 (https://developers.openai.com/api/docs/pricing, "Built-in tools")."""
 
+_NOT_RUN: Final = {
+    "code_interpreter": "it runs in a container that is billed by its time, which nothing here holds",
+    "image_generation": "the images that it makes are billed beyond what bounds the answer",
+    "mcp": "what other servers answer is billed as input, without a bound",
+    "shell": "it runs in a container that is billed by its time, which nothing here holds",
+}
+"""Tools of the provider's own that are refused, and why (https://developers.openai.com/api/docs/pricing)."""
+
 _KEPT: Final = ("previous_response_id", "conversation", "prompt")
 """Members that bring in what the provider keeps."""
 _UNPRICED: Final = {
@@ -240,7 +248,8 @@ def _tools(document: dict[str, Any]) -> tuple[int, int, tuple[tuple[str, int], .
         if kind in _SEARCHES:
             fees.add(_SEARCHES[kind])
         elif kind not in _CALLERS_TOOLS:
-            raise UnpricedFeature(f"{path} is of the type {kind!r}, which has no price here.", f"{path}.type")
+            why = f": {_NOT_RUN[kind]}" if kind in _NOT_RUN else ""
+            raise UnpricedFeature(f"{path} is of the type {kind!r}, which has no price here{why}.", f"{path}.type")
     if not fees:
         return len(tools), 0, ()
     most = read_int(document, "max_tool_calls", TOOL_CALLS_MAX)
