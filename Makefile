@@ -14,7 +14,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokengate/__init__.py)
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types endpoints audit screenshots lock image image-test dashboards charts bench soak ci clean
+.PHONY: help run demo test lint types endpoints audit screenshots lock wheels image image-test dashboards charts bench soak ci clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ lock: $(VENV)/installed-dev ## Choose the versions of the image's dependencies a
 	$(BIN)/uv pip compile $(LOCKING) --extra injector --extra otel --output-file docker/requirements.txt pyproject.toml
 	echo hatchling | $(BIN)/uv pip compile $(LOCKING) --output-file docker/build-requirements.txt -
 	$(BIN)/python .ci/wheels.py
+
+wheels: $(VENV)/installed-dev ## Check that each locked dependency has a wheel for both processors
+	@$(BIN)/python .ci/wheels.py
 
 image: ## Build the image for this machine's processor with docker; IMAGE=name:tag
 	docker build --tag $(or $(IMAGE),tokengate:latest) --build-arg VERSION=$(VERSION) .

@@ -31,7 +31,7 @@ def wheels(lock: Path, machine: str) -> list[str]:
     tags = [f"manylinux_{glibc}_{machine}" for glibc in GLIBC] + [f"manylinux2014_{machine}", f"linux_{machine}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run", "--no-deps",
+            sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-qq", "--dry-run", "--no-deps",
             "--ignore-installed", "--only-binary", ":all:", "--require-hashes", "--python-version", PYTHON,
             "--implementation", "cp", *(f"--platform={tag}" for tag in tags), "--target", folder, "--report", "-",
             "--requirement", str(lock),
