@@ -8,8 +8,10 @@ turns the lowest counts: whatever else the machine does can only add.
 import asyncio
 import base64
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis.asyncio.connection import UnixDomainSocketConnection
@@ -27,9 +29,11 @@ SESSIONS: Final = 200
 CALLS: Final = 25
 TURNS: Final = 8
 USD: Final = 1_000_000_000
-POLICY: Final = Policy(1_000 * USD)
+ALONE: Final = Policy(1_000 * USD)
+NESTED: Final = Policy(1_000 * USD, agent_cap_nano=1_000_000 * USD, tenant_cap_nano=1_000_000 * USD)
 GROWTH_MAX: Final = 0.30
-"""By which part the script may take longer for an ordinary call."""
+"""By which part the script may take longer for an ordinary call of a session within an agent and a tenant. The rules
+look at the session alone, so the part is larger where that is all there is."""
 
 BYTES_MAX: Final = 4096
 """What the history of a session may take."""
@@ -42,12 +46,12 @@ def _mark(session: int, call: int) -> Mark:
     return Mark(digest(f"{session} {call}"), digest(f"{session}"), 2000 + 700 * call)
 
 
-def _asks(call: int) -> list[Ask]:
+def _asks(call: int, policy: Policy = ALONE) -> list[Ask]:
     made = []
     for number in range(SESSIONS):
-        session = Session(f"agent-run-{number:04d}")
+        session = Session(f"agent-run-{number:04d}", agent="crawler")
         name = f"tg-0123456789ab-{number:x}-{call:x}"
-        path = limits(POLICY, session)
+        path = limits(policy, session)
         made.append(Ask(name, session, path, 1000, 2000, 3_000_000, False, "gpt-4o-mini", _mark(number, call)))
     return made
 
@@ -82,40 +86,54 @@ class Server:
         return float(self.store.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
 
 
-async def _turn(server: Server, rules: Rules) -> tuple[float, float, float]:
-    """How long a reservation and a settlement take, and the bytes of a history."""
+class Turn(NamedTuple):
+    """How long a reservation and a settlement take (us), and how much a history (bytes)."""
+
+    reserve: float
+    settle: float
+    size: int
+
+
+async def _turn(server: Server, policy: Policy, rules: Rules) -> Turn:
     server.store.flushall()
     ledger = server.ledger(rules)
     reserved: list[float] = []
     settled: list[float] = []
     for call in range(CALLS):
-        asks = _asks(call)
-        reserved.append(await server.timed([lambda ask=ask: ledger.reserve(ask) for ask in asks]))  # type: ignore[misc]
-        settled.append(
-            await server.timed([lambda ask=ask: ledger.settle(_settlement(ask)) for ask in asks])  # type: ignore[misc]
-        )
+        asks = _asks(call, policy)
+        reserved.append(await server.timed([partial(ledger.reserve, ask) for ask in asks]))
+        settled.append(await server.timed([partial(ledger.settle, _settlement(ask)) for ask in asks]))
     await ledger.aclose()
     size = server.store.memory_usage(keys.recent("default", "agent-run-0001"), samples=0) or 0
     # The first calls load the scripts and make the sessions.
-    return min(reserved[2:]), min(settled[2:]), size
+    return Turn(min(reserved[2:]), min(settled[2:]), size)
 
 
 def run() -> list[Figure]:
-    """Both settings, in turns."""
-    off: list[tuple[float, float, float]] = []
-    on: list[tuple[float, float, float]] = []
+    """Both settings, in turns, for both paths."""
+    turns: dict[tuple[Policy, Rules], list[Turn]] = defaultdict(list)
     with redis_server() as url:
         server = Server(url)
         for _ in range(TURNS):
-            off.append(asyncio.run(_turn(server, NO_RULES)))
-            on.append(asyncio.run(_turn(server, Rules())))
+            for policy in (ALONE, NESTED):
+                for rules in (NO_RULES, Rules()):
+                    turns[policy, rules].append(asyncio.run(_turn(server, policy, rules)))
         server.store.close()
-    plain, watched = min(each[0] for each in off), min(each[0] for each in on)
-    size = max(each[2] for each in on)
-    return [
-        told("reserve in Redis, no rules", plain, "us"),
-        told("reserve in Redis, rules on", watched, "us"),
-        at_most("growth by the rules", watched / plain - 1, "", GROWTH_MAX),
-        told("settle in Redis", min(each[1] for each in off + on), "us"),
-        at_most("history of a session", size, "bytes", BYTES_MAX),
-    ]
+
+    figures: list[Figure] = []
+    for policy, name in ((ALONE, "a session alone"), (NESTED, "within agent and tenant")):
+        plain, watched = (min(turn.reserve for turn in turns[policy, rules]) for rules in (NO_RULES, Rules()))
+        settle = min(turn.settle for rules in (NO_RULES, Rules()) for turn in turns[policy, rules])
+        figures += [
+            told(f"reserve, {name}, no rules", plain, "us"),
+            told(f"reserve, {name}, rules on", watched, "us"),
+            told(f"settle, {name}", settle, "us"),
+        ]
+        growth = f"growth of reserve, {name}"
+        figures.append(
+            told(growth, watched / plain - 1, "")
+            if policy is ALONE
+            else at_most(growth, watched / plain - 1, "", GROWTH_MAX)
+        )
+    size = max(turn.size for turn in turns[ALONE, Rules()])
+    return [*figures, at_most("history of a session", size, "bytes", BYTES_MAX)]

@@ -30,8 +30,8 @@ from tokengate.domain import Mode
 from tokengate.money import AMOUNT_NANO_MAX
 
 _STRICTNESS: Final = {Mode.OFF: 0, Mode.SHADOW: 1, Mode.ENFORCE: 2}
-_NUMBERS: Final = 21
-"""How many numbers the packed field of a history holds after its first byte (judge.lua)."""
+_NUMBERS: Final = "HHBBi4I4dddddddddd"
+"""The numbers that the packed field of a history begins with (judge.lua)."""
 
 
 def constants(rules: Rules) -> dict[str, int | str]:
@@ -75,7 +75,8 @@ def constants(rules: Rules) -> dict[str, int | str]:
         "FREEZE_MS_MAX": rules.freeze_ms_max,
         "SERIES_MS": SERIES_MS,
         "HISTORY_TTL_MS": HISTORY_TTL_MS,
-        "HISTORY_FORMAT": f"<B{'d' * _NUMBERS}c8c{8 * rules.calls_kept}ss",
+        "HISTORY_FORMAT": f"<{_NUMBERS}c8c8c{8 * rules.calls_kept - 8}ss",
+        "HISTORY_WRITTEN": f"<{_NUMBERS}c8c{8 * rules.calls_kept - 8}c8ss",
     }
 
 

@@ -13,23 +13,25 @@
 -- field, `history`: nothing is put into words, or taken apart, that need not be. What few calls need are fields of their own,
 -- see suspect.lua; so are the last calls, a, b, ..., each with how long it came after the last answer to the same call (ms).
 local function judge(key, hold, id, now, total, ended, model, mark)
-  total, ended = math.max(0, tonumber(total or '') or 0), tonumber(ended or '') or 0
-  local kept, last, noted, cycle, shadow_until, step, from, started, before, calls, peak, wave, waits, least, most, since
-  local spent, grown, bytes, first_bytes, grown_since, grown_spent, root, marks, first, grown_first
+  total, ended = tonumber(total or '') or 0, tonumber(ended or '') or 0
+  if total < 0 then total = 0 end
+  local kept, noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes, first_bytes, grown_since
+  local grown_spent, root, oldest, others, first, grown_first
   local text = redis.call('HGET', key, 'history')
+  if text then
+    kept, noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes, first_bytes, grown_since,
+      grown_spent, root, oldest, others, first, grown_first = struct.unpack(HISTORY_FORMAT, text)
+  end
   -- Another number of calls is remembered by a gate with other thresholds.
-  if text and string.byte(text) == CALLS_KEPT then
-    kept, last, noted, cycle, shadow_until, step, from, started, before, calls, peak, wave, waits, least, most, since, spent,
-      grown, bytes, first_bytes, grown_since, grown_spent, root, marks, first, grown_first = struct.unpack(HISTORY_FORMAT, text)
-  end
-  if not last or now - last > HISTORY_TTL_MS then
+  if kept ~= CALLS_KEPT or now - last > HISTORY_TTL_MS then
     if text then forget_recent(key) end
-    last, noted, cycle, shadow_until, step, from, started, before, calls, grown = 0, 0, 0, 0, -1, 0, 0, 0, 0, 0
-    wave, root, marks, grown_first = 0, '........', string.rep('.', 8 * CALLS_KEPT), ''
-    bytes, first_bytes, grown_since, grown_spent = 0, 0, 0, 0
-    peak, waits, least, most, since, spent, first = 0, 0, 0, 0, 0, 0, ''
+    noted, cycle, calls, peak, grown, last, from, made, wave, spent, bytes = 0, 0, 0, 0, 0, -1, 0, ended, 0, 0, 0, 0
+    first_bytes, grown_since, grown_spent = 0, 0, 0
+    root, oldest, others, first, grown_first = '........', '........', string.rep('.', 8 * CALLS_KEPT - 8), '', ''
   end
-  local this, look, slot, entry = math.floor(now / SPEND_STEP_MS), nil, nil, nil
+  local same_step = last - last % SPEND_STEP_MS == now - now % SPEND_STEP_MS
+  -- The marks of the last calls are all but the oldest, and then this one's, without being put together.
+  local look, slot, entry, before, latest
 
   if mark ~= '' then
     local call, asked_root, asked, tail = struct.unpack('c8xc8xc10xc1', mark)
@@ -37,16 +39,17 @@ local function judge(key, hold, id, now, total, ended, model, mark)
     -- The same request again, or the same few in turn.
     if LOOPS > 0 then
       local pause = 0
-      if string.find(marks, call, 1, true) then
-        look = look or suspect(key, hold, id, now, total, model)
-        pause, cycle = look.looping(call, marks, noted, cycle)
+      if oldest == call or string.find(others, call, 1, true) then
+        look = suspect(key, hold, id, now, total, model)
+        pause, cycle = look.looping(call, oldest .. others, noted, cycle)
       else
         cycle = 0
       end
       if pause then
         noted = noted + 1
-        slot, entry = string.char(97 + noted % CALLS_KEPT), (pause == 0 and '0 ' or integer(pause) .. ' ') .. id
-        marks = string.sub(marks, 9) .. call
+        if noted > 2 * CALLS_KEPT then noted = noted - CALLS_KEPT end
+        slot, entry = string.char(97 + noted % CALLS_KEPT), pause == 0 and id or integer(pause) .. ' ' .. id
+        before, latest = others, call
       end
     end
     -- A conversation that says the same again and again.
@@ -68,43 +71,30 @@ local function judge(key, hold, id, now, total, ended, model, mark)
     end
   end
 
-  -- Calls that multiply.
+  -- Calls that multiply: `made` are those that have been, and those that had ended before.
   if GROWTH > 0 then
-    if started == 0 then before = ended end
-    started = started + 1
-    local under_way = started - (ended - before)
+    made = made + 1
+    local under_way = made - ended
     local anew = calls == 0 or now - wave > WAVE_MS_MAX or calls >= WAVES_4
     if not anew then
       calls = calls + 1
       if under_way > peak then peak = under_way end
       if calls == WAVES_1 or calls == WAVES_2 or calls == WAVES_3 or calls == WAVES_4 then
-        local wait = now - wave
-        if wait >= WAVE_MS_MIN then
-          least = waits > 0 and math.min(least, wait) or wait
-          most = math.max(most, wait)
-          waits = waits + 1
+        anew = peak * WAVE_LIKE < calls
+        if not anew and calls ~= WAVES_1 then
+          look = look or suspect(key, hold, id, now, total, model)
+          anew = not look.multiplying(calls, wave, since, spent, first)
         end
-        anew = most > WAVE_LIKE * least or peak * WAVE_LIKE < calls
-        if not anew then
-          wave, peak = now, under_way
-          if calls == WAVES_4 and waits >= WAVES_MIN then
-            look = look or suspect(key, hold, id, now, total, model)
-            look.multiplied(calls, first, since, spent)
-          end
-        end
+        wave, peak = now, under_way
       end
     end
-    if anew then
-      calls, peak, wave, waits, least, most, first, since, spent = 1, under_way, now, 0, 0, 0, id, now, total
-    end
+    if anew then calls, peak, wave, since, spent, first = 1, under_way, now, now, total, id end
   end
 
   -- Spending.
-  if VELOCITY > 0 then
-    if this ~= step or total - from > VELOCITY_LOOK then
-      look = look or suspect(key, hold, id, now, total, model)
-      from = look.racing(this)
-    end
+  if VELOCITY > 0 and (not same_step or total - from > VELOCITY_LOOK) then
+    look = look or suspect(key, hold, id, now, total, model)
+    from = look.racing(math.floor(now / SPEND_STEP_MS))
   end
 
   local findings = look and look.findings
@@ -115,22 +105,25 @@ local function judge(key, hold, id, now, total, ended, model, mark)
   end
   local rule, reason, first_id
   if SHADOWS > 0 then
-    if now < shadow_until then
-      rule = redis.call('HGET', key, 'shadow')
-    elseif findings and findings[1] then
+    local until_ms
+    until_ms, rule = string.match(redis.call('HGET', key, 'shadow') or '', '^(%d+) (.+)$')
+    if rule and now >= tonumber(until_ms) then rule = nil end
+    if not rule and findings and findings[1] then
       rule, reason, first_id = findings[1][1], findings[1][2], findings[1][3]
-      shadow_until = now + FREEZE_MS
-      redis.call('HSET', key, 'shadow', rule)
+      redis.call('HSET', key, 'shadow', integer(now + FREEZE_MS) .. ' ' .. rule)
     end
   end
-  local line = struct.pack(HISTORY_FORMAT, CALLS_KEPT, now, noted, cycle, shadow_until, this, from, started, before, calls, peak,
-    wave, waits, least, most, since, spent, grown, bytes, first_bytes, grown_since, grown_spent, root, marks, first, grown_first)
+  if not latest then
+    before, latest = string.sub(oldest .. others, 1, -9), string.sub(others, -8)
+  end
+  local line = struct.pack(HISTORY_WRITTEN, CALLS_KEPT, noted, cycle, calls, peak, grown, now, from, made, wave, since, spent, bytes,
+    first_bytes, grown_since, grown_spent, root, before, latest, first, grown_first)
   if entry then
     redis.call('HSET', key, 'history', line, slot, entry)
   else
     redis.call('HSET', key, 'history', line)
   end
-  if this ~= step then
+  if not same_step then
     redis.call('PEXPIRE', key, HISTORY_TTL_MS + SPEND_STEP_MS)
   end
   if rule then return 'shadow', rule, reason, first_id end

@@ -25,14 +25,13 @@ local function post(events, now, key, epoch, spend, free, assumed, overrun, call
     change[#change + 1] = usd((nano(before or '0') or 0) + amount)
   end
   -- Rubbish that a person has left in a statistic must not stop the money; what is beyond a double Redis adds exactly.
-  -- A whole number is given to Redis as it is: it writes all of its digits.
   local function add(field, before, amount)
     local sum = (before and tonumber(before) or 0) + amount
     if math.abs(sum) > AMOUNT_MAX then
       redis.pcall('HINCRBY', key, field, integer(amount))
     else
       change[#change + 1] = field
-      change[#change + 1] = sum
+      change[#change + 1] = integer(sum)
     end
     return sum
   end

@@ -154,7 +154,7 @@ class RedisLedger:
         self._sessions_max = sessions_max
         self._retry_s = retry_ms / 1000
         script = partial(Script, thresholds=thresholds)
-        self._judging, self._marking = rules.on, rules.marking
+        self._judging = rules.on
         words = JUDGING if rules.on else ()
         self._reserve, self._renew = script("reserve", words=words, constants=constants(rules)), script("renew")
         self._settle, self._sweep = script("settle", words=CHARGING), script("sweep", words=CHARGING)
@@ -178,10 +178,10 @@ class RedisLedger:
     def _reserve_parts(self, ask: Ask) -> Parts:
         limits = ask.limits
         path = self._path(limits, self._boundaries(limits), ask.session.id, ask.exact, ask.model, self.now_ms)
-        amounts = f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}"
-        if self._marking and ask.mark is not None:
-            amounts = f"{amounts} {ask.mark.packed}"
-        return path.of(ask.hold_id, amounts)
+        given = path.of(ask.hold_id, f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}")
+        if not self._judging:
+            return given
+        return Parts(given.count + 1, given.packed + bulk("" if ask.mark is None else ask.mark.packed))
 
     def _make_path(
         self,

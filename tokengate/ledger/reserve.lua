@@ -2,11 +2,12 @@
 --
 -- KEYS  1 leases  2 sessions (index by last activity)  then, only where rules look for runaways, what the session did
 --       lately  then the scopes, the session first  last: the hold
--- ARGV  1 "floor need want mark" (nano-USD; the mark, see judge.lua, only where rules look for runaways)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
+-- ARGV  1 "floor need want" (nano-USD)  2 now_ms ('0': the server's clock)  3 exact ('1' | '0')  4 model  5 owner
 --       6 lease_ms  7 share  8 session id  9 sessions_max
 --       10 rates: for every scope "interval_us:tolerance_us:mode" or "-", parted by spaces; '' if no scope has one
 --       then, for every scope, its default cap (USD, nine places) and its period's boundaries ("ms,ms,..." or '')
---       Only the first argument and the hold differ between the calls of a session: its caller packs the others once.
+--       last, only where rules look for runaways: the mark of the call (see judge.lua), '' if it has none
+--       Only the first argument, the mark and the hold differ between the calls of a session: its caller packs the others once.
 -- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
 --       until_ms (0: for ever), detail, rule  (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
 --   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
@@ -17,7 +18,7 @@
 
 local now = clock(ARGV[2])
 local hold, leases, sessions = KEYS[#KEYS], KEYS[1], KEYS[2]
-local floor, need, want, mark = string.match(ARGV[1], '^(%d+) (%d+) (%d+) ?(.*)$')
+local floor, need, want = string.match(ARGV[1], '(%d+) (%d+) (%d+)')
 floor, need, want = tonumber(floor), tonumber(need), tonumber(want)
 local exact, share = ARGV[3] == '1', tonumber(ARGV[7])
 
@@ -98,8 +99,9 @@ for index = 1, #KEYS - 1 - KEYS_BEFORE do
   if free and (headroom == nil or free < headroom) then tightest, headroom = scope, free end
 end
 
-local earlier = redis.call('HMGET', hold, 'state', 'grant')
-if earlier[1] then return answer('held', nano(earlier[2] or '0'), tightest or scopes[1]) end
+if redis.call('HGET', hold, 'state') then
+  return answer('held', nano(redis.call('HGET', hold, 'grant') or '0'), tightest or scopes[1])
+end
 
 local session = scopes[1]
 if session.new and redis.call('ZCARD', sessions) >= tonumber(ARGV[9]) then return answer('full', 0, session) end
@@ -148,7 +150,7 @@ else
 end
 
 -- Every budget would admit it; what is refused from here on leaves no trace, so that asking again prolongs nothing.
-local shadow, taken = nil, {}
+local shadow, id, taken = nil, nil, {}
 if ARGV[10] ~= '' then
   local index = 0
   for rate in string.gmatch(ARGV[10], '%S+') do
@@ -171,8 +173,8 @@ end
 
 if RULES_ON == 1 then
   -- Whatever somebody has written where the rules keep what they remember, it must not stop the money.
-  local well, found, rule, reason, first =
-    pcall(judge, KEYS[3], hold, id_of(hold), now, total, ended, ARGV[4], mark)
+  id = id_of(hold)
+  local well, found, rule, reason, first = pcall(judge, KEYS[3], hold, id, now, total, ended, ARGV[4], ARGV[#ARGV])
   if not well then
     forget_recent(KEYS[3])
   elseif found == 'freeze' then
@@ -180,11 +182,11 @@ if RULES_ON == 1 then
     local soon = before[2] and now - (tonumber(before[2]) or 0) <= SERIES_MS
     local freezes = soon and tonumber(before[1] or '0') or 0
     local finish = now + math.min(FREEZE_MS_MAX, FREEZE_MS * 2 ^ math.min(freezes, 32))
-    freeze(session.key, events_of(leases), now, finish, reason, 'anomaly', rule, first, id_of(hold), freezes + 1)
+    freeze(session.key, events_of(leases), now, finish, reason, 'anomaly', rule, first, id, freezes + 1)
     return refuse('frozen', session, reason, finish, rule)
   elseif found then
     shadow = rule
-    local events, key, id = events_of(leases), session.key, id_of(hold)
+    local events, key = events_of(leases), session.key
     if reason then
       event(events, now, 'shadow', 'scope', key, 'rule', rule, 'reason', reason, 'first', first, 'last', id)
     end
@@ -213,5 +215,5 @@ for _, scope in ipairs(scopes) do
 end
 redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[5], 'session', ARGV[8],
   'model', ARGV[4], 'at_ms', integer(now), 'path', table.concat(path, ' '))
-redis.call('ZADD', leases, now + tonumber(ARGV[6]), id_of(hold))
+redis.call('ZADD', leases, integer(now + ARGV[6]), id or id_of(hold))
 return answer('held', grant, tightest, nil, nil, shadow)

@@ -2,9 +2,11 @@
 -- judge.lua. Nothing of it is made for other calls.
 --
 -- What it needs of the session's history are fields of their own (the packed one is described in judge.lua):
+--   a, b, ...  ID, or PAUSE_MS ID, of the last calls
 --   cycle      PERIOD MATCHES PAUSES_MS SINCE_MS SPENT_NANO FIRST
 --   failed     MARK TIMES, of the call that failed last
 --   tails      MARK COUNTED REPEATS CALL LAST PAUSES_MS FIRST SINCE_MS SPENT_NANO;... of conversations that repeat themselves
+--   waves      WAITS LEAST_MS MOST_MS, of calls that may be multiplying
 --   spending   FROM_MS FROM_NANO, where the mean begins, then STEP NANO FIRST;... of the last quarters of a minute
 
 -- How to look closely at one call; what is found is in `findings`: rule, reason, first request, and how strict the rule is.
@@ -54,7 +56,7 @@ local function suspect(key, hold, id, now, total, model)
     for place = 1, count do slots[place] = string.char(97 + (noted - count + place) % CALLS_KEPT) end
     for place, entry in ipairs(redis.call('HMGET', key, unpack(slots))) do
       local pause, name = string.match(entry or '', '^(%d+) (.+)$')
-      names[place], pauses[place] = name or '', tonumber(pause) or 0
+      names[place], pauses[place] = name or entry or '', tonumber(pause) or 0
     end
 
     local earlier = past(names[last])
@@ -167,9 +169,31 @@ local function suspect(key, hold, id, now, total, model)
     found('growth', GROWTH, what, first, total - spent, since)
   end
 
-  function look.multiplied(calls, first, since, spent)
-    local what = string.format('made calls that multiply: %d in a few waves, each larger than the one before', calls)
-    found('growth', GROWTH, what, first, total - spent, since)
+  -- A number of calls is reached at which it is looked whether they multiply: gives whether they may. `wave` is when the one
+  -- before was reached, `since` when the first call came; what the first wait was is seen from them.
+  function look.multiplying(calls, wave, since, spent, first)
+    local waits, least, most = 0, 0, 0
+    local function waited(ms)
+      if ms < WAVE_MS_MIN then return end
+      least = waits > 0 and math.min(least, ms) or ms
+      most = math.max(most, ms)
+      waits = waits + 1
+    end
+    if calls == WAVES_2 then
+      waited(wave - since)
+    else
+      waits, least, most = string.match(redis.call('HGET', key, 'waves') or '', '^(%d+) (%d+) (%d+)$')
+      if not waits then return false end
+      waits, least, most = tonumber(waits), tonumber(least), tonumber(most)
+    end
+    waited(now - wave)
+    if most > WAVE_LIKE * least then return false end
+    redis.call('HSET', key, 'waves', waits .. ' ' .. integer(least) .. ' ' .. integer(most))
+    if calls == WAVES_4 and waits >= WAVES_MIN then
+      local what = string.format('made calls that multiply: %d in a few waves, each larger than the one before', calls)
+      found('growth', GROWTH, what, first, total - spent, since)
+    end
+    return true
   end
 
   -- Spending in a quarter of a minute that begins, or when the last ones cost a lot: gives what was spent when the first of
