@@ -142,7 +142,7 @@ class TestReceived:
             refused = await http.post(CHAT, content=chat(max_tokens=16_000), headers=headers("a"))
             failed = await http.post(CHAT, content=chat(max_tokens=16), headers=headers("b", "server_error"))
             free = await http.get("/v1/models")
-            unknown = await http.get("/v1/files")
+            unknown = await http.get("/v1/nowhere")
             assert [each.status_code for each in (refused, failed, free, unknown)] == [429, 500, 200, 404]
             await arrived(receiver, 2 + 4 + 2 + 1)
         by_status = {
@@ -161,7 +161,7 @@ class TestReceived:
         assert by_status[200]["client"].name == "GET /v1/models"
         assert set(by_status[404]) == {"server"}
         assert by_status[404]["server"].name == "GET"
-        assert by_status[404]["server"].attributes["url.path"] == "/v1/files"
+        assert by_status[404]["server"].attributes["url.path"] == "/v1/nowhere"
 
     async def test_a_provider_is_told_if_that_is_wanted(self, store: Server) -> None:
         async with (
