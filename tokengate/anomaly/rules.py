@@ -1,7 +1,7 @@
 """What is too much: over what a session did lately and the call that is asked for. No I/O, no clock.
 
 `judge` is the whole of it. It takes note of a call that is about to be admitted and says whether it is one too many;
-`watch.lua` does the same within the reservation. A call that is refused leaves no trace, so that asking again prolongs
+`judge.lua` does the same within the reservation. A call that is refused leaves no trace, so that asking again prolongs
 nothing.
 """
 

@@ -1,4 +1,4 @@
-"""What a rule found, in words for whoever is woken by it. `watch.lua` says the same, word for word."""
+"""What a rule found, in words for whoever is woken by it. `judge.lua` says the same, word for word."""
 
 from typing import Final
 
