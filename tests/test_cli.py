@@ -73,9 +73,17 @@ class TestBudgets:
 
     @pytest.mark.parametrize("amount", ["-1", "1e3", "NaN", "25,00", "0.0000000001", "9007200"])
     def test_what_is_no_amount_is_refused(self, amount: str) -> None:
-        result = run("set-budget", "mine", "--", amount)
+        for arguments in (("mine", "--", amount), ("mine", amount)):
+            result = run("set-budget", *arguments)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert amount in result.stderr
+            assert "amount" in result.stderr
+
+    @pytest.mark.parametrize("arguments", [("5", "--knd", "agent"), ("--knd",)])
+    def test_a_misspelt_option_is_no_amount(self, arguments: tuple[str, ...]) -> None:
+        result = run("set-budget", "mine", *arguments, NO_COLOR="1")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert amount in result.stderr
+        assert "--knd" in result.stderr
 
     @pytest.mark.parametrize("name", ["", "a b", "-x", "{x}", "a" * 129])
     def test_what_is_no_session_id_is_refused(self, name: str) -> None:

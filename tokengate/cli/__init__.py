@@ -33,7 +33,9 @@ for panel, commands in (
     ("Reports", (top.top, spending.spend, events.events, export.export)),
 ):
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        # A negative amount is an amount that is refused as one, and no option.
+        negative = {"ignore_unknown_options": command is budgets.set_budget}
+        app.command(rich_help_panel=panel, context_settings=negative)(command)
 
 
 @app.callback(invoke_without_command=True)

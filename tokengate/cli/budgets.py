@@ -44,7 +44,11 @@ def _name_of(session: str) -> str:
 def set_budget(
     session: Name,
     amount: Annotated[
-        str, typer.Argument(metavar="USD", help=f"25, 25.00 or $25; or {DEFAULT}, to follow the default.")
+        str,
+        typer.Argument(
+            metavar="USD",
+            help=f"25, 25.00 or '$25' (quoted: to a shell $2 is something else); or {DEFAULT}, to follow the default.",
+        ),
     ],
     kind: KindOf = "session",
     as_json: Json = False,

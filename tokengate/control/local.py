@@ -6,7 +6,7 @@ No Redis here: only the protocols. One `LocalControl` serves one tenant, for as 
 import functools
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from tokengate.budgets import Policy, limits, session_limit, window_start, windows
 from tokengate.control import ControlError, Invalid, Unavailable, Unknown, spending
@@ -35,7 +35,9 @@ from tokengate.ledger import Ledger, LedgerError
 from tokengate.ledger.books import Find, Happening, Lists, Order, Reports, Under
 from tokengate.ledger.state import Reading
 from tokengate.money import AMOUNT_NANO_MAX, format_usd
-from tokengate.telemetry.standing import AGENTS_MAX, PERCENTS, Budget, Standing
+
+if TYPE_CHECKING:
+    from tokengate.telemetry.standing import Standing
 
 DETAIL_EVENTS_MAX: Final = 50
 """How many events a detail has at the most."""
@@ -190,8 +192,11 @@ class LocalControl:
             agents_frozen=await self._lists.count_frozen(Kind.AGENT, now_ms),
         )
 
-    async def standing(self) -> Standing | None:
+    async def standing(self) -> "Standing | None":
         """What is told to Prometheus; None if the store does not say. Sessions are counted, never named."""
+        # A command does not need it, and somebody waits for it at a prompt.
+        from tokengate.telemetry.standing import AGENTS_MAX, PERCENTS, Budget, Standing  # noqa: PLC0415
+
         try:
             now_ms = await self._lists.now_ms()
             agents = await self.sessions(Query(kind=Kind.AGENT, sort=Sort.SHARE, limit=AGENTS_MAX))
@@ -207,7 +212,14 @@ class LocalControl:
         return Standing(
             tenant=self._tenant,
             # Names that are no text may look alike.
-            budgets=tuple({(each.kind, each.name): _shared(each) for each in accounts}.values()),
+            budgets=tuple(
+                {
+                    (each.kind, each.name): Budget(
+                        each.kind, each.name, each.budget_nano, each.spent_nano, each.held_nano
+                    )
+                    for each in accounts
+                }.values()
+            ),
             held_nano=held_nano,
             holds=holds,
             sessions=sessions.of,
@@ -370,10 +382,6 @@ class LocalControl:
             Kind.AGENT: policy.agent_period,
             Kind.TENANT: policy.tenant_period,
         }[kind]
-
-
-def _shared(account: Account) -> Budget:
-    return Budget(account.kind, account.name, account.budget_nano, account.spent_nano, account.held_nano)
 
 
 def _percent(part: int, whole: int) -> int:
