@@ -18,7 +18,7 @@ from tests.control.desk import USD, desk
 from tests.support.gate import ROOT
 from tests.support.redis_server import Server
 from tests.support.servers import free_port
-from tests.support.terminal import COMMAND, WAIT_S_MAX, command, environment, terminal
+from tests.support.terminal import COMMAND, WAIT_S_MAX, command, environment, heed_interrupts, terminal
 from tokengate.cli.say import Exit
 from tokengate.control.words import Kind
 
@@ -149,7 +149,7 @@ class TestCtrlC:
     def following(self, folder: Path, store: Server) -> Iterator["subprocess.Popen[str]"]:
         process = subprocess.Popen(
             [*COMMAND, "events", "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
-            env=environment(folder, REDIS_URL=store.url),
+            env=environment(folder, REDIS_URL=store.url), preexec_fn=heed_interrupts,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         try:
             yield process

@@ -99,6 +99,12 @@ def terminal(folder: Path, *arguments: str, columns: int = 80, **settings: str) 
         os.close(ours)
 
 
+def heed_interrupts() -> None:
+    """Whoever runs the tests in the background has them, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _take_the_terminal() -> None:
     """Without a controlling terminal, Ctrl-C would be a letter."""
+    heed_interrupts()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
