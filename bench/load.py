@@ -13,7 +13,7 @@ from bench.processes import HERE, KEY, BenchError, Hop, tool
 WARM_S: Final = 1
 BODY: Final = (
     b'{"model":"gpt-4o-mini","max_tokens":64,"messages":[{"role":"system","content":"You are brief."},'
-    b'{"role":"user","content":"Say something about gates."}]}'
+    b'{"role":"user","content":"Say something about gate %09d."}]}'
 )
 
 
@@ -44,12 +44,14 @@ def throughput(hop: Hop, connections: int, seconds: int) -> Rate:
 def latencies_us(port: int, requests: int) -> list[float]:
     """Microseconds of every one of `requests` requests, one after the other on one connection."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {KEY}\r\n"
-    head += f"X-Session-ID: bench\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
-    request = head.encode() + BODY
+    head += f"X-Session-ID: bench\r\nContent-Type: application/json\r\nContent-Length: {len(BODY % 0)}\r\n\r\n"
+    head_bytes = head.encode()
     taken: list[float] = []
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(requests):
+        for number in range(requests):
+            # The same again and again would be a loop.
+            request = head_bytes + BODY % number
             began = time.perf_counter_ns()
             connection.sendall(request)
             _read_answer(connection)

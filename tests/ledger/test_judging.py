@@ -40,7 +40,10 @@ QUICK = Rules(
 )
 SHADOWED = structs.replace(QUICK, loops=Mode.SHADOW, growth=Mode.SHADOW, velocity=Mode.SHADOW, velocity_max_nano=None)
 PARTLY = structs.replace(QUICK, loops=Mode.OFF, velocity=Mode.OFF)
-PLAIN = (Rules(), QUICK, SHADOWED, PARTLY)
+NAMES = ("loops", "tool_loops", "growth", "velocity")
+ALONE = tuple(structs.replace(QUICK, **{name: Mode.OFF for name in NAMES if name != alone}) for alone in NAMES)
+"""Each rule without the others."""
+PLAIN = (Rules(), QUICK, SHADOWED, PARTLY, *ALONE)
 
 
 class Pair:
@@ -164,7 +167,7 @@ class Life:
         return verdict
 
 
-@pytest.mark.parametrize("rules", PLAIN, ids=["defaults", "quick", "shadow", "partly"])
+@pytest.mark.parametrize("rules", PLAIN, ids=["defaults", "quick", "shadow", "partly", *NAMES])
 async def test_lives_by_chance_are_judged_alike(server: Server, pairs: list[Pair], rules: Rules) -> None:
     seen = set()
     for seed in range(70):

@@ -25,7 +25,7 @@ local function judge(key, hold, id, now, total, ended, model, mark)
   -- Another number of calls is remembered by a gate with other thresholds.
   if kept ~= CALLS_KEPT or now - last > HISTORY_TTL_MS then
     if text then forget_recent(key) end
-    noted, cycle, calls, peak, grown, last, from, made, wave, spent, bytes = 0, 0, 0, 0, 0, -1, 0, ended, 0, 0, 0, 0
+    noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes = 0, 0, 0, 0, 0, -1, 0, ended, 0, 0, 0, 0
     first_bytes, grown_since, grown_spent = 0, 0, 0
     root, oldest, others, first, grown_first = '........', '........', string.rep('.', 8 * CALLS_KEPT - 8), '', ''
   end
