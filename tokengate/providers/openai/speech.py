@@ -14,7 +14,7 @@ from tokengate.domain import Call, Usage
 from tokengate.prices import CHARACTER
 from tokengate.providers import NO_HEAD, Head, Meter
 from tokengate.providers.openai import fields
-from tokengate.providers.openai.speech_meters import TOKENS_PER_SECOND, KnownMeter, SoundMeter, SpeechStreamMeter
+from tokengate.providers.openai.speech_meters import TOKENS_PER_SECOND, KnownMeter, SoundMeter, speech_stream_meter
 from tokengate.providers.openai.uncapped import UncappedRequest
 
 SECONDS_MIN: Final = 60
@@ -65,7 +65,7 @@ class Speech:
 
 
 def _meter(content_type: str, *, sound: str, told: int) -> Meter:
-    return SpeechStreamMeter() if content_type.startswith("text/event-stream") else SoundMeter(sound, told)
+    return speech_stream_meter() if content_type.startswith("text/event-stream") else SoundMeter(sound, told)
 
 
 def _seconds_max(document: dict[str, Any], text: str) -> int:

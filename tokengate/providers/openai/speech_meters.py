@@ -4,14 +4,13 @@ Sound alone says nothing of its tokens, but it is made of so many a second. How 
 formats whose pieces say how long they are; of the others the hold is charged. Bytes pass as they came, none are kept.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from tokengate.domain import Usage
 from tokengate.providers import Reading
-from tokengate.providers.meters import parse_object
 from tokengate.providers.openai.audio import wav_bytes_per_second
+from tokengate.providers.openai.closing import ClosingEventMeter
 from tokengate.providers.openai.usage import is_count
-from tokengate.sse import Decoder, Event
 
 TOKENS_PER_SECOND: Final = 21
 """1,250 a minute, which is what the documented $0.015 a minute of gpt-4o-mini-tts comes to at $12 a million
@@ -49,40 +48,17 @@ class KnownMeter:
         return Reading(self._usage, self._finished, "", 0)
 
 
-class SpeechStreamMeter:
-    """Speech as events (`speech.audio.delta`, `speech.audio.done`)."""
+def speech_stream_meter() -> ClosingEventMeter:
+    """The meter for speech as events (`speech.audio.delta`, `speech.audio.done`)."""
+    return ClosingEventMeter(_DONE, _read_speech)
 
-    __slots__ = ("_decoder", "_done", "_usage")
 
-    def __init__(self) -> None:
-        self._decoder = Decoder()
-        self._usage: Usage | None = None
-        self._done = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        if not self._done:
-            for event in self._decoder.feed(chunk):
-                self._note(event)
-        return chunk
-
-    def finish(self) -> bytes:
-        rest = self._decoder.rest()
-        if rest and not self._done:
-            self._note(Event(rest))
-        return b""
-
-    def reading(self) -> Reading:
-        return Reading(self._usage, self._done, "", 0, hidden_output=self._usage is None)
-
-    def _note(self, event: Event) -> None:
-        document = parse_object(event.data) if _DONE.encode() in event.raw and not event.oversized else None
-        if document is None or document.get("type") != _DONE:
-            return
-        self._done = True
-        usage = document.get("usage")
-        told, spoken = (usage.get("input_tokens"), usage.get("output_tokens")) if type(usage) is dict else (None, None)
-        if is_count(told) and is_count(spoken) and told and spoken:
-            self._usage = Usage(told, spoken, output_audio_tokens=spoken)
+def _read_speech(document: dict[str, Any]) -> Usage | None:
+    usage = document.get("usage")
+    told, spoken = (usage.get("input_tokens"), usage.get("output_tokens")) if type(usage) is dict else (None, None)
+    if is_count(told) and is_count(spoken) and told and spoken:
+        return Usage(told, spoken, output_audio_tokens=spoken)
+    return None
 
 
 class SoundMeter:

@@ -11,9 +11,9 @@ from tokengate.domain import Usage
 from tokengate.prices import SECOND
 from tokengate.providers import Meter, Reading
 from tokengate.providers.meters import WholeBody, parse_object
+from tokengate.providers.openai.closing import ClosingEventMeter
 from tokengate.providers.openai.heard import SECONDS_MAX
 from tokengate.providers.openai.usage import is_count
-from tokengate.sse import Decoder, Event
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A transcript up to this size is kept until its end."""
@@ -23,7 +23,9 @@ _DONE: Final = "transcript.text.done"
 
 def transcript_meter(content_type: str) -> Meter:
     """The meter for an answer of a content type."""
-    return TranscriptStreamMeter() if content_type.startswith("text/event-stream") else TranscriptMeter()
+    return (
+        ClosingEventMeter(_DONE, read_transcript) if content_type.startswith("text/event-stream") else TranscriptMeter()
+    )
 
 
 class TranscriptMeter(WholeBody):
@@ -35,37 +37,6 @@ class TranscriptMeter(WholeBody):
     def reading(self) -> Reading:
         usage = read_transcript(parse_object(self.content))
         return Reading(usage, self.finished, "", self.bytes_seen, hidden_output=usage is None)
-
-
-class TranscriptStreamMeter:
-    """A transcript that is an event stream."""
-
-    __slots__ = ("_decoder", "_done", "_usage")
-
-    def __init__(self) -> None:
-        self._decoder = Decoder()
-        self._usage: Usage | None = None
-        self._done = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        if not self._done:
-            for event in self._decoder.feed(chunk):
-                self._note(event)
-        return chunk
-
-    def finish(self) -> bytes:
-        rest = self._decoder.rest()
-        if rest and not self._done:
-            self._note(Event(rest))
-        return b""
-
-    def reading(self) -> Reading:
-        return Reading(self._usage, self._done, "", 0, hidden_output=self._usage is None)
-
-    def _note(self, event: Event) -> None:
-        document = parse_object(event.data) if _DONE.encode() in event.raw and not event.oversized else None
-        if document is not None and document.get("type") == _DONE:
-            self._usage, self._done = read_transcript(document), True
 
 
 def read_transcript(document: dict[str, Any] | None) -> Usage | None:
