@@ -334,6 +334,28 @@ async def _cutting(settings: Settings, ledger: Ledger) -> AsyncIterator[Streams 
         looking.cancel()
 
 
+def _open_upstreams(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[HttpTransport, list[Destination]]:
+    """The ways to the providers, which `stack` closes; one with timeouts of its own has connections of its own."""
+
+    def way(connect_timeout_s: float | None, read_timeout_s: float | None) -> HttpTransport:
+        made = HttpTransport(
+            connect_timeout_s=connect_timeout_s or settings.upstream_connect_timeout_s,
+            read_timeout_s=read_timeout_s or settings.upstream_read_timeout_s,
+            connections_max=settings.upstream_connections_max,
+            ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
+        )
+        stack.push_async_callback(made.aclose)
+        return made
+
+    common = way(None, None)
+    further: list[Destination] = []
+    for entry in load_upstreams(settings.upstreams_file):
+        apart = entry.connect_timeout_s is not None or entry.read_timeout_s is not None
+        own = way(entry.connect_timeout_s, entry.read_timeout_s) if apart else common
+        further.append(further_of(entry, own, _key_of(entry)))
+    return common, further
+
+
 @asynccontextmanager
 async def open_app(
     settings: Settings, role: str, owner: str, regions: Sequence[Counts] = (), worker: int = 0
@@ -366,25 +388,7 @@ async def open_app(
             from tokengate.alerts.opening import telling  # noqa: PLC0415 - only a gate that tells needs it
 
             await stack.enter_async_context(telling(settings, inner, owner))
-        transport = HttpTransport(
-            connect_timeout_s=settings.upstream_connect_timeout_s,
-            read_timeout_s=settings.upstream_read_timeout_s,
-            connections_max=settings.upstream_connections_max,
-            ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
-        )
-        stack.push_async_callback(transport.aclose)
-        further = []
-        for entry in load_upstreams(settings.upstreams_file):
-            way = transport
-            if entry.connect_timeout_s is not None or entry.read_timeout_s is not None:
-                way = HttpTransport(
-                    connect_timeout_s=entry.connect_timeout_s or settings.upstream_connect_timeout_s,
-                    read_timeout_s=entry.read_timeout_s or settings.upstream_read_timeout_s,
-                    connections_max=settings.upstream_connections_max,
-                    ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
-                )
-                stack.push_async_callback(way.aclose)
-            further.append(further_of(entry, way, _key_of(entry)))
+        transport, further = _open_upstreams(settings, stack)
         rollup = None
         if metrics is not None:
             rollup = Rollup(inner.tally, settings.tenant)
