@@ -92,8 +92,8 @@ class Verdict(Struct, frozen=True, gc=False):
     invalid: str | None = None
     """The text that is not an amount."""
     rule: Rule | None = None
-    """LIMITED: `rate`. FROZEN: the one that has frozen the session with this call, if one has. HELD: the one that would
-    have refused it, were it enforced."""
+    """LIMITED: `rate`. FROZEN: the one that has frozen the session, if one has. HELD: the one that would have
+    refused it, were it enforced."""
     retry_after_ms: int = 0
     """LIMITED: when one more may come."""
     waited_us: int = 0
@@ -178,6 +178,10 @@ class Watch(Protocol):
 
     def unanswered(self, operation: str) -> None:
         """The store could not be asked, has not answered in time, or has said that it cannot serve."""
+        ...
+
+    def unjudged(self) -> None:
+        """The rules for runaways failed over a call; its budgets alone have admitted it."""
         ...
 
 

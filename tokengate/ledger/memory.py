@@ -126,7 +126,13 @@ class MemoryLedger:
             if account.frozen_at(self.now_ms):
                 self._block(ask, session)
                 return Verdict(
-                    Kind.FROZEN, 0, self.now_ms, standing, account.frozen_reason or "", account.frozen_until_ms
+                    Kind.FROZEN,
+                    0,
+                    self.now_ms,
+                    standing,
+                    account.frozen_reason or "",
+                    account.frozen_until_ms,
+                    rule=Rule(account.frozen_rule) if account.frozen_rule else None,
                 )
         kind, grant, deciding = _decide(ask, standings, tightest)
         if kind is Kind.HELD:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 import hiredis
+import structlog
 from msgspec import Struct
 
 from tokengate.anomaly import NO_RULES, Rule, Rules
@@ -62,6 +63,9 @@ FREEZING: Final = ("freezing",)
 JUDGING: Final = ("freezing", "suspect", "judge")
 """The words of a reservation where rules look for runaways."""
 
+FAULT_TOLD_S: Final = 60.0
+"""How often at most it is logged that the rules failed: every call of a session may hit the same fault."""
+
 PATHS_CACHED: Final = 4096
 """Sessions whose commands are kept half packed."""
 
@@ -75,6 +79,9 @@ _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", 
 
 _CONSTANT: Final = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
+
+
+log = structlog.get_logger()
 
 
 class Script:
@@ -164,16 +171,35 @@ class RedisLedger:
         self._tally = script("tally")
         self._digests_allowed = True
         self._skew_ms = 0
+        self._fault_told_s = -FAULT_TOLD_S
         self._path = lru_cache(maxsize=PATHS_CACHED)(self._make_path)
         self.now_ms: int = 0
 
     async def reserve(self, ask: Ask) -> Verdict:
         for _ in range(2):
             reply = await self._run(self._reserve, self._reserve_parts(ask))
+            if reply[0] == b"held":
+                if reply[9]:
+                    self._unjudged(ask, reply[9])
+                return _verdict(ask, reply)
             if reply[0] != b"clock":
                 return _verdict(ask, reply)
             self._skew_ms = reply[2] - _clock_ms()
         raise LedgerError("the store's clock does not stand still long enough to find the budget's period")
+
+    def _unjudged(self, ask: Ask, fault: bytes) -> None:
+        """The rules failed over a call that is held all the same: whoever relies on them has to hear of it."""
+        if self._watch is not None:
+            self._watch.unjudged()
+        now_s = time.monotonic()
+        if now_s - self._fault_told_s >= FAULT_TOLD_S:
+            self._fault_told_s = now_s
+            log.error(
+                "the rules for runaways failed; budgets alone admit calls that hit this",
+                session_id=ask.session.id,
+                request_id=ask.hold_id,
+                error=fault.decode(errors="replace"),
+            )
 
     def _reserve_parts(self, ask: Ask) -> Parts:
         limits = ask.limits
@@ -534,7 +560,7 @@ def _verdict(ask: Ask, reply: Reply) -> Verdict:
     verdict, grant, now, index, cap, spent, held, resets_at, until, detail, rule = reply
     standing = Standing(ask.limits[index - 1].scope, cap, spent, held, resets_at or None)
     if verdict == b"held":
-        return Verdict(_HELD, grant, now, standing, rule=Rule(rule.decode()) if rule else None)
+        return Verdict(_HELD, grant, now, standing, rule=_rule(rule) if rule else None)
     kind = Kind(verdict.decode())
     return Verdict(
         kind,
@@ -544,9 +570,17 @@ def _verdict(ask: Ask, reply: Reply) -> Verdict:
         frozen_reason=detail.decode(errors="replace") if kind is Kind.FROZEN else None,
         frozen_until_ms=(until or None) if kind is Kind.FROZEN else None,
         invalid=detail.decode(errors="replace") if kind is Kind.INVALID else None,
-        rule=Rule(rule.decode()) if rule else None,
+        rule=_rule(rule),
         retry_after_ms=until if kind is Kind.LIMITED else 0,
     )
+
+
+def _rule(name: bytes) -> Rule | None:
+    """A rule by its name; a person may have written another word where the one that froze a session stands."""
+    try:
+        return Rule(name.decode(errors="replace"))
+    except ValueError:
+        return None
 
 
 def _sums(reply: Reply) -> dict[str, int]:

@@ -10,9 +10,10 @@
 --       Only the first argument, the mark and the hold differ between the calls of a session: its caller packs the others once.
 -- Reply verdict, grant, now_ms, deciding scope (1 = the session), its cap, spent, held, resets_at_ms (0: never),
 --       until_ms (0: for ever), detail, rule  (amounts in nano-USD; a Lua number becomes a 64-bit integer, exact to 2^53)
---   held | tight | busy | exceeded | frozen (detail: reason) | invalid (detail: the text) | full
+--   held (detail: why the rules could not look at it, '' mostly) | tight | busy | exceeded | frozen (detail: reason)
+--   | invalid (detail: the text) | full
 --   limited (until_ms: in how many ms one more may come)
---   rule: which one has frozen the session with this call; of a call that is held, which one would have refused it, were it
+--   rule: which one has frozen the scope; of a call that is held, which one would have refused it, were it
 --   enforced ('': none)
 --   clock: the boundaries do not reach the server's now; ask again with others
 
@@ -123,9 +124,9 @@ end
 
 for _, scope in ipairs(scopes) do
   if scope.frozen and (not scope.frozen_until or now < scope.frozen_until) then
-    local reason = redis.call('HGET', scope.key, 'frozen_reason')
+    local why = redis.call('HMGET', scope.key, 'frozen_reason', 'frozen_rule')
     list_frozen(scope.key, true, scope.frozen_until)
-    return refuse('frozen', scope, reason or '', scope.frozen_until)
+    return refuse('frozen', scope, why[1] or '', scope.frozen_until, why[2])
   end
   if scope.bad then return refuse('invalid', scope, scope.bad) end
 end
@@ -150,7 +151,7 @@ else
 end
 
 -- Every budget would admit it; what is refused from here on leaves no trace, so that asking again prolongs nothing.
-local shadow, id, taken = nil, nil, {}
+local shadow, id, fault, taken = nil, nil, nil, {}
 if ARGV[10] ~= '' then
   local index = 0
   for rate in string.gmatch(ARGV[10], '%S+') do
@@ -177,6 +178,7 @@ if RULES_ON == 1 then
   local well, found, rule, reason, first = pcall(judge, KEYS[3], hold, id, now, total, ended, ARGV[4], ARGV[#ARGV])
   if not well then
     forget_recent(KEYS[3])
+    fault = type(found) == 'table' and found.err or tostring(found)
   elseif found == 'freeze' then
     local before = redis.call('HMGET', session.key, 'freezes', 'frozen_until_ms')
     local soon = before[2] and now - (tonumber(before[2]) or 0) <= SERIES_MS
@@ -216,4 +218,4 @@ end
 redis.call('HSET', hold, 'state', 'held', 'grant', usd(grant), 'owner', ARGV[5], 'session', ARGV[8],
   'model', ARGV[4], 'at_ms', integer(now), 'path', table.concat(path, ' '))
 redis.call('ZADD', leases, integer(now + ARGV[6]), id or id_of(hold))
-return answer('held', grant, tightest, nil, nil, shadow)
+return answer('held', grant, tightest, fault, nil, shadow)

@@ -92,7 +92,7 @@ FAMILIES: Final = families(
     ("overhead_seconds", HISTOGRAM, "", "What the gate took: without provider, caller and waiting in line."),
     ("budget_wait_seconds", HISTOGRAM, "", "How long calls stood in line for a budget that others held."),
     ("store_operation_seconds", HISTOGRAM, "op", "How long the store took to answer."),
-    ("store_errors_total", COUNTER, "op", "Operations that the store did not answer."),
+    ("store_errors_total", COUNTER, "op", "Operations that the store did not answer; judge: faults within its rules."),
     ("store_up", GAUGE, "", "1 if the store answered the last time it was asked."),
     ("degraded", GAUGE, "", "1 while calls are admitted without the store."),
     ("inflight", GAUGE, "", "Requests under way."),

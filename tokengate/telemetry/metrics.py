@@ -91,6 +91,9 @@ FAILURES: Final = Kind(3, 1, 64, (OTHER, OTHER))
 """By provider and class of code."""
 
 STORE_FAILED_AT: Final = len(SHORT_US) + 2
+JUDGE: Final = "judge"
+"""The operation as which a failure of the rules for runaways is counted."""
+
 STORE: Final = Kind(4, STORE_FAILED_AT + 1, 32, (OTHER,))
 """By operation."""
 
@@ -274,6 +277,10 @@ class Metrics:
         """The store has not answered, or not as a store should that is well."""
         self._cells[self.counts.row(STORE, (operation,)) + STORE_FAILED_AT] += 1
         self._cells[self._process + STORE_DOWN_AT] = 1
+
+    def unjudged(self) -> None:
+        """The rules failed over a call; the store itself is well."""
+        self._cells[self.counts.row(STORE, (JUDGE,)) + STORE_FAILED_AT] += 1
 
     def degraded(self, away: bool) -> None:
         """Calls are (or are no longer) admitted without the store."""
