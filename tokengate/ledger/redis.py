@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Final
 
 import hiredis
-import structlog
 from msgspec import Struct
 
 from tokengate.anomaly import NO_RULES, Rule, Rules
@@ -79,9 +78,6 @@ _PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", 
 
 _CONSTANT: Final = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 _FORBIDDEN: Final = ("NOPERM", "ERR unknown command")
-
-
-log = structlog.get_logger()
 
 
 class Script:
@@ -194,7 +190,9 @@ class RedisLedger:
         now_s = time.monotonic()
         if now_s - self._fault_told_s >= FAULT_TOLD_S:
             self._fault_told_s = now_s
-            log.error(
+            import structlog  # noqa: PLC0415 - a command, which uses this ledger too, does not wait for it to be loaded
+
+            structlog.get_logger().error(
                 "the rules for runaways failed; budgets alone admit calls that hit this",
                 session_id=ask.session.id,
                 request_id=ask.hold_id,
