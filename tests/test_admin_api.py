@@ -11,6 +11,7 @@ from tests.support.admin import ADMIN, READER, USD, Desk, MemoryControl, account
 from tests.support.scene import client
 from tokengate.api.access import GUESSES_MAX
 from tokengate.api.guard import BODY_BYTES_MAX, LOOPBACK_NAMES, STATUS
+from tokengate.control.encoding import decode
 from tokengate.control.words import (
     Account,
     Detail,
@@ -20,7 +21,6 @@ from tokengate.control.words import (
     Page,
     Spend,
     Stats,
-    decode,
 )
 
 ROOT = "/api/dashboard"

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokengate.control import words
-from tokengate.control.words import EventQuery, ModelSpend, Nano, Query, SpendQuery, Stats, convert, decode, encode
+from tokengate.control.encoding import convert, decode, encode, schemas
+from tokengate.control.words import (
+    EventQuery,
+    ModelSpend,
+    Nano,
+    Query,
+    SpendQuery,
+    Stats,
+)
 
 
 @given(st.integers(min_value=-(10**20), max_value=10**20))
@@ -62,7 +70,7 @@ def test_a_query_is_read_from_texts() -> None:
 
 def test_every_word_has_a_schema() -> None:
     kinds = [each for each in vars(words).values() if isinstance(each, type) and issubclass(each, words.Word)]
-    made, components = words.schemas(kinds)
+    made, components = schemas(kinds)
     assert len(made) == len(kinds) > 15
     assert components["Account"]["properties"]["spent_usd"]["type"] == "string"
     assert {"Stats", "Page", "Detail"} <= components.keys()

@@ -17,6 +17,7 @@ from tokengate.api import words as own_words
 from tokengate.api.guard import STATUS
 from tokengate.api.words import Login, Standing
 from tokengate.control import words
+from tokengate.control.encoding import schemas
 from tokengate.control.words import (
     Account,
     BudgetChange,
@@ -31,7 +32,6 @@ from tokengate.control.words import (
     Spend,
     SpendQuery,
     Stats,
-    schemas,
 )
 from tokengate.money import AMOUNT_NANO_MAX, format_usd
 

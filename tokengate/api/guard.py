@@ -15,7 +15,8 @@ import structlog
 from msgspec import Struct
 
 from tokengate.api.access import COOKIE_CHARACTERS_MAX, Access, Brake, Principal, Role
-from tokengate.control.words import Fault, FaultAnswer, encode
+from tokengate.control.encoding import encode
+from tokengate.control.words import Fault, FaultAnswer
 from tokengate.inbound import ASGIApp, ASGIScope, Message, Receive, Send
 
 ROOT: Final = "/api/dashboard"

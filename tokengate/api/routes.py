@@ -20,6 +20,7 @@ from tokengate.api.access import SESSION_S, Access, Brake, Principal
 from tokengate.api.guard import CALLER, HEADERS, LOGIN, LOGOUT, ROOT, STATUS, Caller
 from tokengate.api.words import Login, Standing
 from tokengate.control import Control, Denied, Invalid, Unavailable, Unknown
+from tokengate.control.encoding import convert, decode, encode
 from tokengate.control.words import (
     BY_CHARACTERS_MAX,
     BudgetChange,
@@ -31,9 +32,6 @@ from tokengate.control.words import (
     Kind,
     Query,
     SpendQuery,
-    convert,
-    decode,
-    encode,
 )
 from tokengate.money import AmountError, parse_usd
 

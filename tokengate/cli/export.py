@@ -97,7 +97,7 @@ async def _rows(control: "Control", what: What, kind: "Kind", query: "SpendQuery
 
 def _row(word: object) -> Row:
     """A word, flat; instants are ISO 8601."""
-    from tokengate.control.words import encode
+    from tokengate.control.encoding import encode
 
     row: Row = {}
     for name, value in json.loads(encode(word)).items():

@@ -57,7 +57,7 @@ def print_json(word: object) -> None:
     """A word of `control`, or a list of them, as indented JSON in ASCII: nothing in it does anything to a terminal."""
     import json
 
-    from tokengate.control.words import encode
+    from tokengate.control.encoding import encode
 
     typer.echo(json.dumps(json.loads(encode(word)), indent=2))
 
@@ -66,7 +66,7 @@ def print_json_line(word: object) -> None:
     """The same on one line."""
     import json
 
-    from tokengate.control.words import encode
+    from tokengate.control.encoding import encode
 
     typer.echo(json.dumps(json.loads(encode(word))))
 

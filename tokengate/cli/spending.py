@@ -50,7 +50,8 @@ def query_of(by: str, per: str, from_: str, to: str, name: str, top: int) -> "Sp
     import msgspec
 
     from tokengate.cli.times import TimeError, parse_instant_ms
-    from tokengate.control.words import SpendQuery, convert
+    from tokengate.control.encoding import convert
+    from tokengate.control.words import SpendQuery
 
     try:
         given = {"from_ms": parse_instant_ms(from_), "to_ms": parse_instant_ms(to)}

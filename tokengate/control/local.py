@@ -4,12 +4,12 @@ No Redis here: only the protocols. One `LocalControl` serves one tenant, for as 
 """
 
 import functools
-import re
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from tokengate.budgets import Policy, limits, session_limit, window_start, windows
+from tokengate.budgets import Policy
 from tokengate.control import ControlError, Invalid, Unavailable, Unknown, spending
+from tokengate.control.accounts import Accounts
 from tokengate.control.words import (
     BY_CHARACTERS_MAX,
     FREEZE_MS_MAX,
@@ -30,10 +30,9 @@ from tokengate.control.words import (
     SpendQuery,
     Stats,
 )
-from tokengate.domain import NAME_CHARACTERS_MAX, NAME_PATTERN, Limit, Period, Scope, Session
+from tokengate.domain import Scope
 from tokengate.ledger import Ledger, LedgerError
 from tokengate.ledger.books import Find, Happening, Lists, Order, Reports, Under
-from tokengate.ledger.state import Reading
 from tokengate.money import AMOUNT_NANO_MAX, format_usd
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ class LocalControl:
         self._reports = reports
         self._policy = policy
         self._tenant = tenant
+        self._accounts = Accounts(policy, tenant)
         self._hours = spending.Hours(reports)
 
     # --- to see ---
@@ -98,12 +98,12 @@ class LocalControl:
                 text=query.text,
                 frozen=query.frozen,
                 over_percent=query.over_percent or 0,
-                period_start_ms=self._period_start_ms(query.kind, now_ms),
+                period_start_ms=self._accounts.period_start_ms(query.kind, now_ms),
             )
         )
         names = [name.decode(errors="replace") for name in found.names]
-        readings = await self._lists.read([self._listed(query.kind, name) for name in names], found.names)
-        rows = [self._account(reading) for reading in readings]
+        readings = await self._lists.read([self._accounts.listed(query.kind, name) for name in names], found.names)
+        rows = [self._accounts.account(reading) for reading in readings]
         if query.sort in (Sort.SPENT, Sort.SHARE):
             # The index is coarse; on the page itself the order is exact, with those that have spent nothing last.
             rows.sort(key=_exactly[query.sort], reverse=query.descending)
@@ -126,12 +126,12 @@ class LocalControl:
 
     @_told
     async def detail(self, kind: Kind, name: str) -> Detail:
-        own = self._limit(kind, name)
+        own = self._accounts.limit(kind, name)
         now_ms = await self._lists.now_ms()
         [reading] = await self._lists.read([own])
         if not reading.state.known:
             raise await self._unknown(own.scope)
-        path = self._path(own, reading.agent)
+        path = self._accounts.path(own, reading.agent)
         readings = await self._lists.read(path)
         under: list[Under] = []
         complete = True
@@ -140,8 +140,8 @@ class LocalControl:
         happenings, _ = await self._reports.events("", DETAIL_EVENTS_MAX, own.scope)
         events = [_event(each) for each in happenings]
         return Detail(
-            account=self._account(readings[0]),
-            path=[self._account(each) for each in readings],
+            account=self._accounts.account(readings[0]),
+            path=[self._accounts.account(each) for each in readings],
             models=[ModelSpend(model=model, spent_nano=Nano(nano)) for model, nano in reading.models_nano],
             holds=[
                 Hold(
@@ -166,7 +166,7 @@ class LocalControl:
 
     @_told
     async def events(self, query: EventQuery) -> EventPage:
-        scope = self._limit(query.kind, query.name).scope if query.kind is not None else None
+        scope = self._accounts.limit(query.kind, query.name).scope if query.kind is not None else None
         happenings, last = await self._reports.events(query.after, query.limit, scope)
         return EventPage(events=[_event(each) for each in happenings], last_id=last)
 
@@ -202,7 +202,8 @@ class LocalControl:
             agents = await self.sessions(Query(kind=Kind.AGENT, sort=Sort.SHARE, limit=AGENTS_MAX))
             tenants = await self._few(Query(kind=Kind.TENANT), now_ms)
             sessions = await self._lists.find(Find("session", Order.ACTIVITY, True, 0, 1, now_ms))
-            near = await self._lists.count_over(Kind.SESSION, PERCENTS, self._period_start_ms(Kind.SESSION, now_ms))
+            period_start_ms = self._accounts.period_start_ms(Kind.SESSION, now_ms)
+            near = await self._lists.count_over(Kind.SESSION, PERCENTS, period_start_ms)
             frozen = [(kind, await self._lists.count_frozen(kind, now_ms)) for kind in (Kind.SESSION, Kind.AGENT)]
             holds, held_nano = await self._reports.under_way()
             server = await self._reports.server()
@@ -233,7 +234,7 @@ class LocalControl:
 
     @_told
     async def set_budget(self, kind: Kind, name: str, budget_nano: int | None, *, by: str) -> Account:
-        scope = self._nameable(kind, name)
+        scope = self._accounts.nameable(kind, name)
         if budget_nano is not None and not 0 <= budget_nano <= AMOUNT_NANO_MAX:
             raise Invalid(f"a budget is at least 0 and at most {format_usd(AMOUNT_NANO_MAX)} USD")
         await self._ledger.set_budget(scope, budget_nano, by=by[:BY_CHARACTERS_MAX])
@@ -243,7 +244,7 @@ class LocalControl:
     async def freeze(
         self, kind: Kind, name: str, *, reason: str, for_ms: int | None, by: str, new: bool = False
     ) -> Account:
-        scope = self._nameable(kind, name)
+        scope = self._accounts.nameable(kind, name)
         if not reason.strip() or len(reason) > REASON_CHARACTERS_MAX:
             raise Invalid(f"the reason of a freeze has 1 to {REASON_CHARACTERS_MAX} characters: callers are told it")
         if for_ms is not None and not 1 <= for_ms <= FREEZE_MS_MAX:
@@ -274,61 +275,8 @@ class LocalControl:
 
     # --- names ---
 
-    def _limit(self, kind: Kind, name: str) -> Limit:
-        """The limit that an account stands for.
-
-        Raises:
-            Invalid: the name is none, or accounts of this kind have no budgets here.
-        """
-        policy = self._policy
-        if kind is Kind.TENANT:
-            if name not in ("", self._tenant):
-                raise Invalid(f"this is the store's tenant {self._tenant}, not {name}")
-            if policy.tenant_cap_nano is None:
-                raise Invalid("the tenant has no budget here: set TENANT_BUDGET, for the gates too")
-            scope = Scope(self._tenant, kind.value, self._tenant)
-            return Limit(scope, policy.tenant_cap_nano, policy.tenant_period, policy.timezone)
-        if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
-            raise Invalid(f"a name has 1 to {NAME_CHARACTERS_MAX} characters")
-        return self._listed(kind, name)
-
-    def _listed(self, kind: Kind, name: str) -> Limit:
-        """The same for a session or an agent that the store has, whatever it is called.
-
-        Raises:
-            Invalid: agents have no budgets here.
-        """
-        policy = self._policy
-        if kind is Kind.SESSION:
-            return session_limit(policy, Session(name, self._tenant))
-        if policy.agent_cap_nano is None:
-            raise Invalid("agents have no budgets here: set AGENT_BUDGET, for the gates too")
-        return Limit(Scope(self._tenant, kind.value, name), policy.agent_cap_nano, policy.agent_period, policy.timezone)
-
-    def _period_start_ms(self, kind: Kind, now_ms: int) -> int:
-        """When the period of now began; 0 without periods."""
-        window = window_start(windows(self._limit(kind, "x"), now_ms), now_ms)
-        return window[0] if window is not None else 0
-
-    def _nameable(self, kind: Kind, name: str) -> Scope:
-        """The same for what may be made: a name that a call could have."""
-        scope = self._limit(kind, name).scope
-        if re.fullmatch(NAME_PATTERN, scope.name, re.ASCII) is None:
-            raise Invalid(
-                f"{name!r} is no {kind} id: 1 to {NAME_CHARACTERS_MAX} letters, digits or . _ : @ + = ~ - ,"
-                " beginning with a letter or a digit"
-            )
-        return scope
-
-    def _path(self, own: Limit, agent: str) -> list[Limit]:
-        """The limits that calls of an account meet, its own first."""
-        if own.scope.kind == Kind.SESSION:
-            return list(limits(self._policy, Session(own.scope.name, self._tenant, agent)))
-        above = limits(self._policy, Session("x", self._tenant))[1:]
-        return [own, *(limit for limit in above if limit.scope != own.scope)]
-
     async def _known(self, kind: Kind, name: str) -> Scope:
-        limit = self._limit(kind, name)
+        limit = self._accounts.limit(kind, name)
         [reading] = await self._lists.read([limit])
         if not reading.state.known:
             raise await self._unknown(limit.scope)
@@ -340,54 +288,8 @@ class LocalControl:
         return Unknown(kind, scope.name, alike)
 
     async def _stands(self, kind: Kind, name: str) -> Account:
-        [reading] = await self._lists.read([self._limit(kind, name)])
-        return self._account(reading)
-
-    def _account(self, reading: Reading) -> Account:
-        state = reading.state
-        kind = Kind(state.scope.kind)
-        return Account(
-            kind=kind,
-            name=state.scope.name,
-            known=state.known,
-            budget_nano=Nano(state.cap_nano),
-            budget_is_default=state.cap_is_default,
-            spent_nano=Nano(state.spent_nano),
-            held_nano=Nano(state.held_nano),
-            remaining_nano=Nano(state.remaining_nano),
-            used_percent=_percent(state.spent_nano, state.cap_nano),
-            period=self._period(kind),
-            resets_at_ms=state.resets_at_ms,
-            frozen=state.frozen,
-            frozen_reason=(state.frozen_reason or "") if state.frozen else "",
-            frozen_until_ms=state.frozen_until_ms if state.frozen else None,
-            frozen_at_ms=state.frozen_at_ms if state.frozen else None,
-            frozen_by=(state.frozen_by or "") if state.frozen else "",
-            total_nano=Nano(state.total_nano),
-            assumed_nano=Nano(state.assumed_nano),
-            overrun_nano=Nano(state.overrun_nano),
-            epoch=state.epoch,
-            requests=state.requests,
-            blocked=state.blocked,
-            agent=reading.agent,
-            created_ms=state.created_ms,
-            last_active_ms=state.last_active_ms,
-            fault=reading.fault,
-        )
-
-    def _period(self, kind: Kind) -> Period:
-        policy = self._policy
-        return {
-            Kind.SESSION: policy.session_period,
-            Kind.AGENT: policy.agent_period,
-            Kind.TENANT: policy.tenant_period,
-        }[kind]
-
-
-def _percent(part: int, whole: int) -> int:
-    if whole == 0:
-        return 100 if part else 0
-    return part * 100 // whole
+        [reading] = await self._lists.read([self._accounts.limit(kind, name)])
+        return self._accounts.account(reading)
 
 
 _exactly: Final[dict[Sort, Callable[[Account], Any]]] = {

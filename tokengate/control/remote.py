@@ -15,6 +15,7 @@ import msgspec
 
 from tokengate import __version__
 from tokengate.control import ControlError, Denied, Invalid, Unavailable, Unknown
+from tokengate.control.encoding import decode, encode
 from tokengate.control.words import (
     Account,
     BudgetChange,
@@ -30,8 +31,6 @@ from tokengate.control.words import (
     Spend,
     SpendQuery,
     Stats,
-    decode,
-    encode,
 )
 from tokengate.money import format_usd
 

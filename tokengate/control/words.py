@@ -2,18 +2,17 @@
 
 In JSON an amount is a string of USD, exact to the nano-dollar (`"spent_usd": "7.50"`): a JSON number would be a float
 in most readers. In Python it is whole nano-dollars, as everywhere (`spent_nano`). Instants are milliseconds since the
-epoch. `encode` and `decode` are each other's inverse; fields that a newer gate adds are ignored.
+epoch. `encoding` writes and reads them.
 """
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta, Struct
 
 from tokengate.domain import Period
-from tokengate.money import NANO_PER_USD, format_usd
+from tokengate.money import NANO_PER_USD
 
 PAGE_MAX: Final = 500
 """How many rows one page of a list has at the most."""
@@ -41,8 +40,6 @@ FREEZE_MS_MAX: Final = 366 * 24 * 3600 * 1000
 
 _AMOUNT = re.compile(r"(-?)(\d{1,16})(?:\.(\d{1,9}))?", re.ASCII)
 
-T = TypeVar("T")
-
 
 class Nano(int):
     """An amount of nano-USD; on the wire a string of USD. It may be below zero: a correction."""
@@ -51,7 +48,7 @@ class Nano(int):
 
     @classmethod
     def parse(cls, text: str) -> "Nano":
-        """Read what `encode` writes.
+        """Read what `encoding` writes.
 
         Raises:
             ValueError: not a plain decimal.
@@ -388,51 +385,3 @@ class FaultAnswer(Word, frozen=True, kw_only=True):
     """The body of every answer that is not a success."""
 
     error: Fault
-
-
-def encode(word: object) -> bytes:
-    """A word, or what is made of words, as JSON."""
-    return msgspec.json.encode(word, enc_hook=_encode)
-
-
-def decode(text: bytes | str, kind: type[T]) -> T:
-    """Read JSON.
-
-    Raises:
-        msgspec.ValidationError: it is not what it should be; the message says where.
-        msgspec.DecodeError: it is not JSON.
-    """
-    return msgspec.json.decode(text, type=kind, dec_hook=_decode)
-
-
-def convert(given: object, kind: type[T]) -> T:
-    """Read what is already parsed, such as the parameters of a query string: texts are taken for numbers and booleans.
-
-    Raises:
-        msgspec.ValidationError: it is not what it should be; the message says where.
-    """
-    return msgspec.convert(given, kind, strict=False, dec_hook=_decode)
-
-
-def schemas(kinds: list[type], ref_template: str = "#/components/schemas/{name}") -> tuple[list[Any], dict[str, Any]]:
-    """JSON schemas, for a description of the API: one for each of `kinds`, and what they refer to."""
-    made, components = msgspec.json.schema_components(kinds, schema_hook=_schema, ref_template=ref_template)
-    return list(made), components
-
-
-def _encode(value: object) -> str:
-    if isinstance(value, Nano):
-        return format_usd(value)
-    raise NotImplementedError(f"{type(value).__name__} has no place on the wire")
-
-
-def _decode(kind: type, value: object) -> object:
-    if kind is Nano and isinstance(value, str):
-        return Nano.parse(value)
-    raise ValueError("expected an amount in USD, as a string")
-
-
-def _schema(kind: type) -> dict[str, Any]:
-    if kind is Nano:
-        return {"type": "string", "pattern": r"^-?\d+(\.\d{1,9})?$", "description": "USD, exact", "examples": ["7.50"]}
-    raise NotImplementedError(f"{kind.__name__} has no place on the wire")
