@@ -5,14 +5,8 @@ import re
 
 import pytest
 
-from tokengate.pricefile import (
-    _FILE_FIELDS,
-    _ROW_FIELDS,
-    _SECTION_FIELDS,
-    FILE_BYTES_MAX,
-    NAME_CHARS_MAX,
-    read_price_file,
-)
+from tokengate.pricefile import FILE_BYTES_MAX, NAME_CHARS_MAX, read_price_file
+from tokengate.pricefile.reading import _FILE_FIELDS, _ROW_FIELDS, _SECTION_FIELDS
 from tokengate.prices import Bracket, Price, PriceTableError, Rates
 from tokengate.resources import pricing_file
 
