@@ -23,12 +23,11 @@ from tokengate.pricing import (
     UnpricedOutput,
     UnpricedPiece,
     UnpricedTier,
-    _tokens_priced,
-    _tokens_priced_by_class,
     cost,
     output_cap_for,
     quote,
 )
+from tokengate.pricing.costs import _tokens_priced, _tokens_priced_by_class
 from tokengate.resources import pricing_file
 
 TABLE = PriceTable.parse(pricing_file().read_bytes())
