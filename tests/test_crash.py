@@ -173,7 +173,8 @@ async def test_gates_and_store_killed_in_turn_under_load(tmp_path: Path, seed: i
                     # Each kill leaves at most what was under way; all of it is charged, and flagged.
                     assert assumed <= 2 * 8 * call.cost_nano
                     assert provider.billed_nano() <= spent_nano(cli) <= provider.billed_nano() + assumed
-                    assert cli.hgetall("tokengate:{default}:journals") == {}
+                    # What is gone is forgotten; who is killed, or meets a slow store, just before that leaves its note.
+                    assert len(cli.hgetall("tokengate:{default}:journals")) <= 3
         finally:
             redis_server.stop(server)
 
