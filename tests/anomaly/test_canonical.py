@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.anomaly.talk import chat, mark, system, used, user
-from tokengate.anomaly import canonical
+from tokengate.anomaly import canonical, packed
 from tokengate.anomaly.canonical import By, Digests, digest
 from tokengate.anomaly.marks import Marker
 
@@ -214,9 +214,11 @@ def test_another_call(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 def test_a_mark_is_one_short_line_that_says_nothing() -> None:
     made = mark(chat(system("A secret."), user("What is it?"), *used("f", {"x": 1}, "r")))
-    assert len(made.packed) < 50
-    assert "secret" not in made.packed
-    assert made.packed.split(" ") == [made.call, made.root, f"{made.bytes:010d}", "-", "0", ""]
+    assert packed(made) == f"{made.call}{made.root}".encode() + made.bytes.to_bytes(4, "little")
+    assert len(packed(made)) == 16
+    repeated = mark(chat(user("What is it?"), *used("f", {"x": 1}, "r") * 4))
+    assert packed(repeated)[16:].decode() == f"{repeated.tail} 4 {repeated.what}"
+    assert "secret" not in f"{made} {repeated}"
 
 
 json_values = st.recursive(

@@ -14,7 +14,7 @@ from tests.support.inmemory import prices
 from tests.support.pipes import link_to
 from tests.support.redis_server import Server
 from tests.transcripts.collection import Transcript, read, transcripts
-from tokengate.anomaly import Mark, Rule, Rules
+from tokengate.anomaly import ROOT_LETTERS, Mark, Rule, Rules
 from tokengate.anomaly.marks import Marker
 from tokengate.budgets import Policy, limits, session_limit
 from tokengate.cli.replay import offline
@@ -101,7 +101,7 @@ class Life:
 
     def mark(self, root: str) -> Mark:
         call = "".join(self.chance.choices("abcdefgh-_", k=8))
-        return Mark(call, root * 8, self.chance.randint(10, 99_999))
+        return Mark(call, root * ROOT_LETTERS, self.chance.randint(10, 99_999))
 
     def next_mark(self) -> Mark | None:
         match (
@@ -240,7 +240,7 @@ async def test_a_fault_within_the_rules_stops_no_call_and_is_told_and_counted(se
         link_to(server.socket), owner="o", lease_ms=60_000, sessions_max=10, retry_ms=2000, watch=watch, rules=Rules()
     )
     made = [
-        Ask(f"call-{number}", session, limits(POLICY, session), 1, 2, 3, True, "m", Mark("abcdefgh", "abcdefgh", 10))
+        Ask(f"call-{number}", session, limits(POLICY, session), 1, 2, 3, True, "m", Mark("abcdefgh", "abcd", 10))
         for number in range(4)
     ]
     with server.client() as client, structlog.testing.capture_logs() as logged:
@@ -263,7 +263,7 @@ async def test_every_refusal_of_a_session_that_a_rule_froze_names_the_rule(pairs
     verdicts = []
     for number in range(6):
         pair.at(START_MS + 1000 * number)
-        ask = Ask(f"call-{number}", session, limits(POLICY, session), 1, 2, 3, True, "m", Mark("abcdefgh", "a" * 8, 10))
+        ask = Ask(f"call-{number}", session, limits(POLICY, session), 1, 2, 3, True, "m", Mark("abcdefgh", "abcd", 10))
         verdicts.append(await pair.reserve(ask))
         if verdicts[-1].kind is Kind.HELD:
             await pair.settle(ask, 1, Ending.COMPLETE)

@@ -6,6 +6,7 @@ agent did. It is the ledger that freezes: its script keeps the same history and 
 holds the two to each other. docs/explanation/runaways.md explains the rules and why the thresholds are what they are.
 """
 
+import struct
 from enum import StrEnum
 from typing import Final
 
@@ -62,6 +63,10 @@ HISTORY_TTL_MS: Final = 3_600_000
 
 SERIES_MS: Final = 24 * 3_600_000
 """A freeze that comes within this time after the end of the one before is a repetition of it."""
+
+
+ROOT_LETTERS: Final = 4
+"""How long the digest of a conversation's beginning is: it tells the few conversations of a session apart."""
 
 
 class Rule(StrEnum):
@@ -165,10 +170,15 @@ class Mark(Struct, frozen=True, gc=False):
     what: str = ""
     """What is repeated, in words, short: tools by name with the beginnings of their arguments."""
 
-    @property
-    def packed(self) -> str:
-        """One line, as the ledger's script takes it, with the first three words in their places."""
-        return f"{self.call:.<8} {self.root:.<8} {self.bytes:010d} {self.tail or '-'} {self.repeats} {self.what}"
+
+_MARK: Final = struct.Struct("<8s4sI")
+_SIZE_MAX: Final = 2**32 - 1
+
+
+def packed(mark: Mark) -> bytes:
+    """A mark as the ledger's script takes it: call, root and size in their places, then a line of what is repeated."""
+    line = f"{mark.tail} {mark.repeats} {mark.what}" if mark.tail else ""
+    return _MARK.pack(mark.call.encode(), mark.root.encode(), min(mark.bytes, _SIZE_MAX)) + line.encode()
 
 
 class Fate(StrEnum):
@@ -251,11 +261,16 @@ class Growth(Struct, frozen=True, gc=False):
 
     root: str
     calls: int
+    """That which it begins with, and those that were larger by the factor."""
     bytes: int
-    first_bytes: int
-    first_id: str
-    since_ms: int
-    spent_nano: int
+    first_bytes: int = 0
+    """The size before it first grew by the factor,"""
+    first_id: str = ""
+    """with which request it did,"""
+    since_ms: int = 0
+    """when,"""
+    spent_nano: int = 0
+    """and what had been spent by then."""
 
 
 class Waves(Struct, frozen=True, gc=False):

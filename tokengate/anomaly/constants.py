@@ -30,7 +30,8 @@ from tokengate.domain import Mode
 from tokengate.money import AMOUNT_NANO_MAX
 
 _STRICTNESS: Final = {Mode.OFF: 0, Mode.SHADOW: 1, Mode.ENFORCE: 2}
-_NUMBERS: Final = "HHBBi4I4dddddddddd"
+_HISTORY_VERSION: Final = 2
+_NUMBERS: Final = "HBBBBBI6I7I4I3I4"
 """The numbers that the packed field of a history begins with (judge.lua)."""
 
 
@@ -75,8 +76,9 @@ def constants(rules: Rules) -> dict[str, int | str]:
         "FREEZE_MS_MAX": rules.freeze_ms_max,
         "SERIES_MS": SERIES_MS,
         "HISTORY_TTL_MS": HISTORY_TTL_MS,
-        "HISTORY_FORMAT": f"<{_NUMBERS}c8c8c{8 * rules.calls_kept - 8}ss",
-        "HISTORY_WRITTEN": f"<{_NUMBERS}c8c{8 * rules.calls_kept - 8}c8ss",
+        "HISTORY_KIND": 1000 * _HISTORY_VERSION + rules.calls_kept,
+        "HISTORY_FORMAT": f"<{_NUMBERS}c4c2c{2 * rules.calls_kept - 2}",
+        "HISTORY_WRITTEN": f"<{_NUMBERS}c4c{2 * rules.calls_kept - 2}c2",
     }
 
 

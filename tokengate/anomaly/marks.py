@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any, Final
 
-from tokengate.anomaly import Mark
+from tokengate.anomaly import ROOT_LETTERS, Mark
 from tokengate.anomaly.canonical import By, Digests, encoded, of_digests
 from tokengate.anomaly.conversation import repeated, text_of, turn
 
@@ -76,7 +76,7 @@ class Marker:
 
 @lru_cache(maxsize=ROOTS_CACHED)
 def _root(beginning: str) -> str:
-    return encoded(of_digests(beginning.encode()))
+    return encoded(of_digests(beginning.encode()))[:ROOT_LETTERS]
 
 
 def _beginning(message: Any) -> str:  # noqa: ANN401 - whatever JSON holds

@@ -49,9 +49,12 @@ def growing(history: History, call: Observed, rules: Rules) -> Found:
     if grown is not None and grown.root == root and size == grown.bytes:
         return history, []
     if grown is not None and grown.root == root and size * 100 >= grown.bytes * rules.growth_percent:
+        if grown.calls == 1:
+            name, now, spent = call.request_id, call.at_ms, call.spent_nano
+            grown = replace(grown, first_bytes=grown.bytes, first_id=name, since_ms=now, spent_nano=spent)
         grown = replace(grown, calls=grown.calls + 1, bytes=size)
     else:
-        grown = Growth(root, 1, size, size, call.request_id, call.at_ms, call.spent_nano)
+        grown = Growth(root, 1, size)
     history = replace(history, growth=grown)
     if grown.calls < rules.growth_calls or grown.bytes < GROWTH_BYTES_MIN:
         return history, []

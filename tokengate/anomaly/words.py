@@ -37,7 +37,7 @@ def tool_loop(found: Tail, what: str, call: Observed) -> str:
 
 def growth(found: Growth, percent: int, call: Observed) -> str:
     """For a context that grows by a factor with every call."""
-    what = f"sent a context that grew {percent / 100:.1f}-fold or more with each of {found.calls} calls, "
+    what = f"sent a context that grew {percent / 100:.1f}-fold or more with each of {found.calls - 1} calls, "
     return f"{what}from {size(found.first_bytes)} to {size(found.bytes)}{_evidence(found, call)}"
 
 

@@ -5,69 +5,70 @@
 -- tokengate/anomaly, word for word.
 --
 -- Takes where the session's history is, the hold and the id of the call, now, what the session has spent and how many of its
--- calls have ended, the model, and the call's mark: "call root bytes tail repeats what", the first three of 8, 8 and 10
--- letters, or '' if it has none.
+-- calls have ended, the model, and the call's mark: digests of it and of its root, size, and "tail repeats what" if it
+-- repeats itself; '' if it has none.
 -- Gives nothing; or 'freeze', rule, reason, first request; or 'shadow', rule, and, if that is news, reason, first request.
 --
 -- The history is a hash beside the session, which ends an hour or so after the last call. What all calls need is one packed
 -- field, `history`: nothing is put into words, or taken apart, that need not be. What few calls need are fields of their own,
--- see suspect.lua; so are the last calls, a, b, ..., each with how long it came after the last answer to the same call (ms).
+-- see suspect.lua; so are the last calls, of which the packed field has the first two letters only. No field of an ordinary
+-- call has more than 64 bytes, so that Redis keeps them together (hash-max-listpack-value).
 local function judge(key, hold, id, now, total, ended, model, mark)
   total, ended = tonumber(total or '') or 0, tonumber(ended or '') or 0
   if total < 0 then total = 0 end
-  local kept, noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes, first_bytes, grown_since
-  local grown_spent, root, oldest, others, first, grown_first
+  local kind, noted, cycle, calls, peak, grown, last, from, made, wave, bytes, root, oldest, others
   local text = redis.call('HGET', key, 'history')
   if text then
-    kept, noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes, first_bytes, grown_since,
-      grown_spent, root, oldest, others, first, grown_first = struct.unpack(HISTORY_FORMAT, text)
+    kind, noted, cycle, calls, peak, grown, last, from, made, wave, bytes, root, oldest, others =
+      struct.unpack(HISTORY_FORMAT, text)
+    wave = last - wave
   end
-  -- Another number of calls is remembered by a gate with other thresholds.
-  if kept ~= CALLS_KEPT or now - last > HISTORY_TTL_MS then
+  -- A gate with other thresholds remembers another number of calls.
+  if kind ~= HISTORY_KIND or now - last > HISTORY_TTL_MS then
     if text then forget_recent(key) end
-    noted, cycle, calls, peak, grown, last, from, made, wave, since, spent, bytes = 0, 0, 0, 0, 0, -1, 0, ended, 0, 0, 0, 0
-    first_bytes, grown_since, grown_spent = 0, 0, 0
-    root, oldest, others, first, grown_first = '........', '........', string.rep('.', 8 * CALLS_KEPT - 8), '', ''
+    noted, cycle, calls, peak, grown, last, from, made, wave, bytes = 0, 0, 0, 0, 0, -1, 0, ended, 0, 0
+    root, oldest, others = '....', '..', string.rep('..', CALLS_KEPT - 1)
   end
   local same_step = last - last % SPEND_STEP_MS == now - now % SPEND_STEP_MS
-  -- The marks of the last calls are all but the oldest, and then this one's, without being put together.
+  -- The letters of the last calls are all but the oldest, and then this one's, without being put together.
   local look, slot, entry, before, latest
 
   if mark ~= '' then
-    local call, asked_root, asked, tail = struct.unpack('c8xc8xc10xc1', mark)
-    asked = asked + 0
+    local call, asked_root, asked = struct.unpack('<c8c4I4', mark)
     -- The same request again, or the same few in turn.
     if LOOPS > 0 then
-      local pause = 0
-      if oldest == call or string.find(others, call, 1, true) then
+      local pause, letters = 0, string.sub(call, 1, 2)
+      if oldest == letters or string.find(others, letters, 1, true) then
         look = suspect(key, hold, id, now, total, model)
-        pause, cycle = look.looping(call, oldest .. others, noted, cycle)
+        pause, cycle = look.looping(call, noted, cycle)
       else
         cycle = 0
       end
       if pause then
         noted = noted + 1
         if noted > 2 * CALLS_KEPT then noted = noted - CALLS_KEPT end
-        slot, entry = string.char(97 + noted % CALLS_KEPT), pause == 0 and id or integer(pause) .. ' ' .. id
-        before, latest = others, call
+        slot, entry = string.char(97 + noted % CALLS_KEPT), call .. id
+        if pause > 0 then entry = entry .. ' ' .. integer(pause) end
+        before, latest = others, letters
       end
     end
     -- A conversation that says the same again and again.
-    if TOOL_LOOPS > 0 and tail ~= '-' then
+    if TOOL_LOOPS > 0 and #mark > 16 then
       look = look or suspect(key, hold, id, now, total, model)
       look.circling(mark)
     end
     -- A context that grows by a factor with every call.
     if GROWTH > 0 and (asked ~= bytes or asked_root ~= root) then
       if grown > 0 and asked_root == root and asked * 100 >= bytes * GROWTH_PERCENT then
-        grown, bytes = grown + 1, asked
-        if grown >= GROWTH_CALLS and bytes >= GROWTH_BYTES_MIN then
+        grown = grown + 1
+        if grown == 2 or (grown >= GROWTH_CALLS and asked >= GROWTH_BYTES_MIN) then
           look = look or suspect(key, hold, id, now, total, model)
-          look.grew(grown, first_bytes, bytes, grown_first, grown_since, grown_spent)
+          look.growing(grown, bytes, asked)
         end
       else
-        grown, root, bytes, first_bytes, grown_first, grown_since, grown_spent = 1, asked_root, asked, asked, id, now, total
+        grown, root = 1, asked_root
       end
+      bytes = asked
     end
   end
 
@@ -75,6 +76,7 @@ local function judge(key, hold, id, now, total, ended, model, mark)
   if GROWTH > 0 then
     made = made + 1
     local under_way = made - ended
+    if under_way < 0 then under_way = 0 elseif under_way > 255 then under_way = 255 end
     local anew = calls == 0 or now - wave > WAVE_MS_MAX or calls >= WAVES_4
     if not anew then
       calls = calls + 1
@@ -83,12 +85,15 @@ local function judge(key, hold, id, now, total, ended, model, mark)
         anew = peak * WAVE_LIKE < calls
         if not anew and calls ~= WAVES_1 then
           look = look or suspect(key, hold, id, now, total, model)
-          anew = not look.multiplying(calls, wave, since, spent, first)
+          anew = not look.multiplying(calls, wave)
         end
         wave, peak = now, under_way
       end
     end
-    if anew then calls, peak, wave, since, spent, first = 1, under_way, now, now, total, id end
+    if anew then
+      calls, peak, wave = 1, under_way, now
+      redis.call('HSET', key, 'waves', integer(now) .. ' ' .. integer(total) .. ' ' .. id)
+    end
   end
 
   -- Spending.
@@ -114,10 +119,10 @@ local function judge(key, hold, id, now, total, ended, model, mark)
     end
   end
   if not latest then
-    before, latest = string.sub(oldest .. others, 1, -9), string.sub(others, -8)
+    before, latest = string.sub(oldest .. others, 1, -3), string.sub(others, -2)
   end
-  local line = struct.pack(HISTORY_WRITTEN, CALLS_KEPT, noted, cycle, calls, peak, grown, now, from, made, wave, since, spent, bytes,
-    first_bytes, grown_since, grown_spent, root, before, latest, first, grown_first)
+  local line = struct.pack(HISTORY_WRITTEN, HISTORY_KIND, noted, cycle, calls, peak, grown, now, from, made, now - wave, bytes,
+    root, before, latest)
   if entry then
     redis.call('HSET', key, 'history', line, slot, entry)
   else

@@ -18,7 +18,7 @@ from typing import Final
 import hiredis
 from msgspec import Struct
 
-from tokengate.anomaly import NO_RULES, Rule, Rules
+from tokengate.anomaly import NO_RULES, Rule, Rules, packed
 from tokengate.anomaly.constants import constants
 from tokengate.budgets import SHARE, windows
 from tokengate.domain import Ending, Limit, Mode, Period, Scope, Session, Standing
@@ -205,7 +205,7 @@ class RedisLedger:
         given = path.of(ask.hold_id, f"{ask.floor_nano} {ask.need_nano} {ask.want_nano}")
         if not self._judging:
             return given
-        return Parts(given.count + 1, given.packed + bulk("" if ask.mark is None else ask.mark.packed))
+        return Parts(given.count + 1, given.packed + bulk(b"" if ask.mark is None else packed(ask.mark)))
 
     def _make_path(
         self,

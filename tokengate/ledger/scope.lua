@@ -90,7 +90,8 @@ local function parts_of(key) return string.match(key, '^(.-}:)(%a+):(.+)$') end
 
 -- What a session did lately (see judge.lua) is forgotten.
 local function forget_recent(recent)
-  redis.pcall('HDEL', recent, 'history', 'cycle', 'failed', 'tails', 'waves', 'spending', 'shadow')
+  redis.pcall('HDEL', recent, 'history', 'cycle', 'failed', 'tails', 'grown', 'waves', 'shadow', 'mean',
+    'spent0', 'spent1', 'spent2', 'spent3')
 end
 
 -- It lies beside the session, by whose key it is forgotten here.

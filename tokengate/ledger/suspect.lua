@@ -2,12 +2,16 @@
 -- judge.lua. Nothing of it is made for other calls.
 --
 -- What it needs of the session's history are fields of their own (the packed one is described in judge.lua):
---   a, b, ...  ID, or PAUSE_MS ID, of the last calls
+--   a, b, ...  the eight letters of the last calls, each with its ID and, if it was the same as another, after a blank how
+--              long it came after the answer to that one (ms)
 --   cycle      PERIOD MATCHES PAUSES_MS SINCE_MS SPENT_NANO FIRST
 --   failed     MARK TIMES, of the call that failed last
 --   tails      MARK COUNTED REPEATS CALL LAST PAUSES_MS FIRST SINCE_MS SPENT_NANO;... of conversations that repeat themselves
---   waves      WAITS LEAST_MS MOST_MS, of calls that may be multiplying
---   spending   FROM_MS FROM_NANO, where the mean begins, then STEP NANO FIRST;... of the last quarters of a minute
+--   grown      BYTES SINCE_MS SPENT_NANO FIRST, of a context that has grown by the factor at least once
+--   waves      SINCE_MS SPENT_NANO FIRST, of calls that may be multiplying; from the second wave on, WAITS LEAST_MS MOST_MS
+--   mean       FROM_MS FROM_NANO, where the mean begins
+--   spent0...  STEP NANO FIRST, what had been spent when the last quarters of a minute began; the quarter STEP is in the field
+--              of its remainder by SPEND_STEPS
 
 -- How to look closely at one call; what is found is in `findings`: rule, reason, first request, and how strict the rule is.
 local function suspect(key, hold, id, now, total, model)
@@ -43,21 +47,17 @@ local function suspect(key, hold, id, now, total, model)
 
   -- A call that is the same as one of the last: how long after the last answer it came (nil: it does not count, as the
   -- earlier one is under way or failed), and whether there is a cycle (0 | 1).
-  function look.looping(call, marks, noted, cycle)
-    local count, names, pauses = math.min(noted, CALLS_KEPT), {}, {}
-    local function is_same(place)
-      local at = #marks - 8 * (count - place + 1)
-      return string.sub(marks, at + 1, at + 8) == call
-    end
-    local last = count
-    while last > 0 and not is_same(last) do last = last - 1 end
-    if last == 0 then return 0, 0 end
-    local slots = {}
+  function look.looping(call, noted, cycle)
+    local count, slots, marks, names, pauses = math.min(noted, CALLS_KEPT), {}, {}, {}, {}
     for place = 1, count do slots[place] = string.char(97 + (noted - count + place) % CALLS_KEPT) end
     for place, entry in ipairs(redis.call('HMGET', key, unpack(slots))) do
-      local pause, name = string.match(entry or '', '^(%d+) (.+)$')
-      names[place], pauses[place] = name or entry or '', tonumber(pause) or 0
+      local mark, name, pause = string.match(entry or '', '^(........)(%S*) ?(%d*)$')
+      marks[place], names[place], pauses[place] = mark, name or '', tonumber(pause) or 0
     end
+    local last = count
+    while last > 0 and marks[last] ~= call do last = last - 1 end
+    -- Only the letters were the same.
+    if last == 0 then return 0, 0 end
 
     local earlier = past(names[last])
     if earlier.under_way then return nil, cycle end
@@ -67,7 +67,7 @@ local function suspect(key, hold, id, now, total, model)
       failures = failed == call and failures + 1 or 1
       redis.call('HSET', key, 'failed', call .. ' ' .. failures)
       if failures % FAILURES_A_REPETITION ~= 0 and now - earlier.ended >= BACK_OFF_MS then
-        redis.call('HSET', key, slots[last], integer(pauses[last]) .. ' ' .. id)
+        redis.call('HSET', key, slots[last], call .. id .. ' ' .. integer(pauses[last]))
         return nil, cycle
       end
     elseif failed == call then
@@ -78,7 +78,7 @@ local function suspect(key, hold, id, now, total, model)
     local pause = math.max(0, now - earlier.ended)
     local same, sum = {}, pause
     for place = count, count < CALLS_KEPT and 1 or 2, -1 do
-      if #same < LOOP_REPEATS - 1 and is_same(place) then
+      if #same < LOOP_REPEATS - 1 and marks[place] == call then
         same[#same + 1] = names[place]
         if #same < LOOP_REPEATS - 1 then sum = sum + pauses[place] end
       end
@@ -99,7 +99,7 @@ local function suspect(key, hold, id, now, total, model)
     if cycle == 1 then
       period, matches, paused, since, spent, first = string.match(was[2] or '', '^(%d+) (%d+) (%d+) (%d+) (%-?%d+) (.+)$')
       period = tonumber(period)
-      if period and period <= count and is_same(count - period + 1) then
+      if period and period <= count and marks[count - period + 1] == call then
         matches, paused = matches + 1, paused + math.max(0, now - past(names[count]).ended)
         if paused > LOOP_WINDOW_MS then period = nil end
       else
@@ -124,7 +124,7 @@ local function suspect(key, hold, id, now, total, model)
 
   -- A request of a conversation that repeats itself.
   function look.circling(mark)
-    local call, tail, repeats, what = string.match(mark, '^(%S+) %S+ %d+ (%S+) (%d+) (.*)$')
+    local call, tail, repeats, what = string.sub(mark, 1, 8), string.match(mark, '^(%S+) (%d+) (.*)$', 17)
     repeats = tonumber(repeats)
     local others, known = {}, nil
     for each in string.gmatch(redis.call('HGET', key, 'tails') or '', '[^;]+') do
@@ -163,15 +163,22 @@ local function suspect(key, hold, id, now, total, model)
     found('tool_loop', TOOL_LOOPS, what, first, total - spent, since)
   end
 
-  function look.grew(calls, from, to, first, since, spent)
+  -- A context that has grown by the factor, for the first time or too often.
+  function look.growing(calls, before, bytes)
+    if calls == 2 then
+      redis.call('HSET', key, 'grown', table.concat({ integer(before), integer(now), integer(total), id }, ' '))
+    end
+    if calls < GROWTH_CALLS or bytes < GROWTH_BYTES_MIN then return end
+    local from, since, spent, first =
+      string.match(redis.call('HGET', key, 'grown') or '', '^(%d+) (%d+) (%d+) (.+)$')
     local what = string.format('sent a context that grew %.1f-fold or more with each of %d calls, from %.1f KB to %.1f KB',
-      GROWTH_PERCENT / 100, calls, from / 1024, to / 1024)
-    found('growth', GROWTH, what, first, total - spent, since)
+      GROWTH_PERCENT / 100, calls - 1, (from or 0) / 1024, bytes / 1024)
+    found('growth', GROWTH, what, first or id, total - (spent or total), since or now)
   end
 
   -- A number of calls is reached at which it is looked whether they multiply: gives whether they may. `wave` is when the one
-  -- before was reached, `since` when the first call came; what the first wait was is seen from them.
-  function look.multiplying(calls, wave, since, spent, first)
+  -- before was reached; what the first wait was is seen from it and from when the first call came.
+  function look.multiplying(calls, wave)
     local waits, least, most = 0, 0, 0
     local function waited(ms)
       if ms < WAVE_MS_MIN then return end
@@ -179,16 +186,19 @@ local function suspect(key, hold, id, now, total, model)
       most = math.max(most, ms)
       waits = waits + 1
     end
+    local begun, behind = string.match(redis.call('HGET', key, 'waves') or '', '^(%d+ %d+ %S+) ?(.*)$')
+    if not begun then return false end
+    local since, spent, first = string.match(begun, '^(%d+) (%d+) (%S+)$')
     if calls == WAVES_2 then
       waited(wave - since)
     else
-      waits, least, most = string.match(redis.call('HGET', key, 'waves') or '', '^(%d+) (%d+) (%d+)$')
+      waits, least, most = string.match(behind, '^(%d+) (%d+) (%d+)$')
       if not waits then return false end
       waits, least, most = tonumber(waits), tonumber(least), tonumber(most)
     end
     waited(now - wave)
     if most > WAVE_LIKE * least then return false end
-    redis.call('HSET', key, 'waves', waits .. ' ' .. integer(least) .. ' ' .. integer(most))
+    redis.call('HSET', key, 'waves', begun .. ' ' .. waits .. ' ' .. integer(least) .. ' ' .. integer(most))
     if calls == WAVES_4 and waits >= WAVES_MIN then
       local what = string.format('made calls that multiply: %d in a few waves, each larger than the one before', calls)
       found('growth', GROWTH, what, first, total - spent, since)
@@ -199,39 +209,43 @@ local function suspect(key, hold, id, now, total, model)
   -- Spending in a quarter of a minute that begins, or when the last ones cost a lot: gives what was spent when the first of
   -- them began.
   function look.racing(step)
-    local steps, from_ms, from_nano, changed = {}, nil, nil, false
-    for each in string.gmatch(redis.call('HGET', key, 'spending') or '', '[^;]+') do
-      local at, amount, name = string.match(each, '^(%d+) (%d+) (.+)$')
-      at, amount = tonumber(at), tonumber(amount)
-      if not at then
-        from_ms, from_nano = string.match(each, '^(%d+) (%-?%d+)$')
-        from_ms, from_nano = tonumber(from_ms), tonumber(from_nano)
-      elseif at > step - SPEND_STEPS and at <= step then
-        steps[#steps + 1] = { at, amount, name }
-      end
+    local was = redis.call('HMGET', key, 'spent0', 'spent1', 'spent2', 'spent3', 'mean')
+    local function began(quarter)
+      local at, amount, name = string.match(was[quarter % SPEND_STEPS + 1] or '', '^(%d+) (%d+) (.+)$')
+      if tonumber(at) == quarter then return tonumber(amount), name end
     end
-    if not steps[1] or steps[#steps][1] < step then steps[#steps + 1], changed = { step, total, id }, true end
-    if not from_ms then from_ms, from_nano, changed = now, total, true end
-    local oldest = steps[1]
-    local minute, before_ms, before = total - oldest[2], oldest[1] * SPEND_STEP_MS - from_ms, oldest[2] - from_nano
+    local changed = {}
+    if not began(step) then
+      local entry = integer(step) .. ' ' .. integer(total) .. ' ' .. id
+      was[step % SPEND_STEPS + 1] = entry
+      changed = { 'spent' .. step % SPEND_STEPS, entry }
+    end
+    local quarter = step - SPEND_STEPS + 1
+    while not began(quarter) do quarter = quarter + 1 end
+    local oldest, first = began(quarter)
+    local from_ms, from_nano = string.match(was[5] or '', '^(%d+) (%-?%d+)$')
+    from_ms, from_nano = tonumber(from_ms), tonumber(from_nano)
+    local is_new = not from_ms
+    if is_new then from_ms, from_nano = now, total end
+    local minute, before_ms, before = total - oldest, quarter * SPEND_STEP_MS - from_ms, oldest - from_nano
     if before_ms > MEAN_OVER_MS then
       -- Older spending counts for less: half the time, and half of what was spent in it.
-      from_ms, from_nano, changed = from_ms + math.floor(before_ms / 2), from_nano + math.floor(before / 2), true
+      from_ms, from_nano, is_new = from_ms + math.floor(before_ms / 2), from_nano + math.floor(before / 2), true
     end
-    if changed then
-      local words = { integer(from_ms) .. ' ' .. integer(from_nano) }
-      for index, each in ipairs(steps) do words[index + 1] = integer(each[1]) .. ' ' .. integer(each[2]) .. ' ' .. each[3] end
-      redis.call('HSET', key, 'spending', table.concat(words, ';'))
+    if is_new then
+      changed[#changed + 1] = 'mean'
+      changed[#changed + 1] = integer(from_ms) .. ' ' .. integer(from_nano)
     end
+    if changed[1] then redis.call('HSET', key, unpack(changed)) end
     if VELOCITY_MAX >= 0 and minute > VELOCITY_MAX then
       local what = 'spent ' .. dollars(minute) .. ' in the last minute, and may spend ' .. dollars(VELOCITY_MAX)
-      found('velocity', VELOCITY, what, oldest[3])
+      found('velocity', VELOCITY, what, first)
     elseif VELOCITY_FACTOR > 0 and before_ms >= MEAN_AFTER_MS and minute >= VELOCITY_FLOOR
       and minute * before_ms >= VELOCITY_FACTOR * before * 60000 then
       local mean = dollars(before / (before_ms / 60000)) .. ' a minute in the ' .. duration(before_ms) .. ' before'
-      found('velocity', VELOCITY, 'spent ' .. dollars(minute) .. ' in the last minute, after ' .. mean, oldest[3])
+      found('velocity', VELOCITY, 'spent ' .. dollars(minute) .. ' in the last minute, after ' .. mean, first)
     end
-    return oldest[2]
+    return oldest
   end
 
   return look
