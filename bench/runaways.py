@@ -27,7 +27,7 @@ from tokengate.ledger.redis import RedisLedger
 
 SESSIONS: Final = 200
 CALLS: Final = 25
-TURNS: Final = 8
+TURNS: Final = 20
 USD: Final = 1_000_000_000
 ALONE: Final = Policy(1_000 * USD)
 NESTED: Final = Policy(1_000 * USD, agent_cap_nano=1_000_000 * USD, tenant_cap_nano=1_000_000 * USD)
