@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 from bench.figures import Figure, at_least, at_most, told
-from bench.load import WARM_S, throughput
 from bench.processes import (
     GATE_CORE,
     HERE,
@@ -77,15 +76,14 @@ def hardcap(upstream: int, redis_url: str) -> Iterator[Hop]:
 
 def run() -> list[Figure]:
     """The gate and hardcap in turns."""
-    with (
-        redis_server() as redis_url,
-        static_upstream() as upstream,
-        all_of(gate(base_url(upstream), redis_url), hardcap(upstream, redis_url)) as hops,
-    ):
-        for hop in hops:
-            throughput(hop, CONNECTIONS, WARM_S)
-        rounds = in_turns(hops, CONNECTIONS)
-        added = added_us(hops, upstream)
+    with redis_server() as redis_url, static_upstream() as upstream:
+
+        def start() -> AbstractContextManager[list[Hop]]:
+            return all_of(gate(base_url(upstream), redis_url), hardcap(upstream, redis_url))
+
+        rounds = in_turns(start, CONNECTIONS)
+        with start() as hops:
+            added = added_us(hops, upstream)
     return [
         at_least(
             f"throughput, gate / hardcap, {CONNECTIONS} connections",
