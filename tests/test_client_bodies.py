@@ -14,7 +14,7 @@ import redis
 from tests.support.hashes import booked, fields, key, spent_nano
 from tests.support.redis_server import Server
 from tests.support.scene import CHAT, MODEL, chat, parsed, raw, scene
-from tokengate.proxy import MESSAGE_CHARS_SHOWN, PARAM_CHARS_SHOWN
+from tokengate.refusals import MESSAGE_CHARS_SHOWN, PARAM_CHARS_SHOWN
 from tokengate.simulate import SimulateOptions
 
 MESSAGES = b'"messages":[{"role":"user","content":"x"}]'

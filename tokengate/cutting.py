@@ -12,8 +12,8 @@ from typing import Final, Protocol
 import structlog
 
 from tokengate.domain import Limit, Refusal
-from tokengate.gate import frozen
 from tokengate.ledger import Ledger, LedgerError
+from tokengate.refusals import frozen
 
 FREEZE_SEEN_WITHIN_S: Final = 2.0
 """How long after a freeze its streams are ended, at the most, but for the time that the store takes to answer."""

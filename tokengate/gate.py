@@ -8,7 +8,6 @@ admitted call must be settled, once, however it ends.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -18,12 +17,13 @@ from msgspec.structs import replace
 from tokengate.anomaly import NO_RULES, Mark, Rule, Rules
 from tokengate.anomaly.marks import Marker
 from tokengate.budgets import Policy, TypicalOutput, ample_nano, limits
-from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Scope, Session, Standing, Usage
+from tokengate.domain import Call, Ending, Limit, Quote, Reason, Refusal, Session, Standing, Usage
 from tokengate.ledger import Ask, Kind, Ledger, LedgerError, Settlement, Verdict
 from tokengate.money import format_usd
 from tokengate.prices import Price, PricingError
 from tokengate.pricing import OutputCap, PriceTable, cost, expected_nano, output_cap_for, quote
 from tokengate.providers import Reading, Request
+from tokengate.refusals import STORE_UNAVAILABLE, refused, unpriced
 from tokengate.tokens import CountError, Tokenizer
 from tokengate.waiting import Lines
 
@@ -120,7 +120,7 @@ class Gate:
         call = request.call
         lookup = self.prices.lookup(call.model, section)
         if lookup.price is None:
-            return _unpriced(call.model)
+            return unpriced(call.model)
         price, path = lookup.price, limits(self._policy, session)
         countable = price.encoding is not None and call.text_bytes > COUNT_EXACTLY_ABOVE_BYTES
         try:
@@ -137,13 +137,14 @@ class Gate:
             return Refusal(Reason.MODEL_NOT_PRICED, f"{error}", param="model")
         except LedgerError as error:
             self._release(hold_id, session, path, price.model)
-            return _store_unavailable(error)
+            log.error("the store is unavailable; failing closed", error=str(error))
+            return STORE_UNAVAILABLE
         except asyncio.CancelledError:
             self._release(hold_id, session, path, price.model)
             raise
         if verdict.kind is not Kind.HELD:
             expected = expected_nano(bounds, self._typical.mean(price.model))
-            return replace(_refusal(verdict, bounds), expected_nano=expected, waited_us=verdict.waited_us)
+            return replace(refused(verdict, bounds), expected_nano=expected, waited_us=verdict.waited_us)
         self._held.add(hold_id)
         cap = output_cap_for(bounds, verdict.grant_nano) if bounds.cappable else None
         return Ticket(
@@ -376,81 +377,3 @@ def _whole_hold(ticket: Ticket, ending: Ending) -> Charge:
 
 def _is_busy(verdict: Verdict) -> bool:
     return verdict.kind is Kind.BUSY
-
-
-def _unpriced(model: str) -> Refusal:
-    return Refusal(
-        Reason.MODEL_NOT_PRICED,
-        f"The model {model!r} has no price here, so its cost cannot be bounded. Add it (or a `default`) to the price "
-        "table, data/pricing_tables.json or PRICING_FILE, and reload with SIGHUP.",
-        param="model",
-    )
-
-
-def _store_unavailable(error: LedgerError) -> Refusal:
-    log.error("the store is unavailable; failing closed", error=str(error))
-    return Refusal(
-        Reason.STORE_UNAVAILABLE,
-        "The budget store cannot be reached, so no call can be admitted. Nothing was forwarded or charged.",
-        retry_after_s=2,
-    )
-
-
-def _refusal(verdict: Verdict, bounds: Quote) -> Refusal:
-    standing, scope = verdict.standing, verdict.standing.scope
-    whose = "" if scope.kind == "session" else f" of the {scope}"
-    if verdict.kind is Kind.FROZEN:
-        return frozen(scope, verdict.frozen_reason, verdict.frozen_until_ms, standing, verdict.rule)
-    if verdict.kind is Kind.INVALID:
-        return Refusal(
-            Reason.BUDGET_INVALID,
-            f"The budget of the {scope} is not an amount of USD in the store: {verdict.invalid!r}. Set it anew.",
-            standing=standing,
-        )
-    if verdict.kind is Kind.FULL:
-        return Refusal(
-            Reason.SESSIONS_FULL,
-            f"The tenant {scope.tenant} has as many sessions as it may have (SESSIONS_MAX); use one that exists.",
-        )
-    if verdict.kind is Kind.LIMITED:
-        return Refusal(
-            Reason.RATE_LIMITED,
-            f"The {scope} makes more requests than it may. One more may come in {verdict.retry_after_ms / 1000:.3f} s.",
-            retry_after_s=-(-verdict.retry_after_ms // 1000),
-            standing=standing,
-            rule=verdict.rule,
-        )
-    remaining, required = format_usd(standing.remaining_nano), format_usd(bounds.need_nano)
-    if verdict.kind is Kind.BUSY:
-        return Refusal(
-            Reason.BUDGET_BUSY,
-            f"The budget{whose} is held by calls in flight. Remaining: ${remaining}, Required: ${required}",
-            retry_after_s=1,
-            standing=standing,
-            required_nano=bounds.need_nano,
-        )
-    return Refusal(
-        Reason.BUDGET_EXCEEDED,
-        f"Budget{whose} exceeded. Remaining: ${remaining}, Required: ${required}",
-        standing=standing,
-        required_nano=bounds.need_nano,
-    )
-
-
-def frozen(
-    scope: Scope, reason: str | None, until_ms: int | None, standing: Standing | None = None, rule: str | None = None
-) -> Refusal:
-    """A call of a scope that is frozen; `until_ms`: None until somebody lifts the freeze."""
-    until = f" until {_iso(until_ms)}" if until_ms is not None else ""
-    return Refusal(
-        Reason.SESSION_FROZEN,
-        f"The {scope} is frozen{until}: {reason or 'no reason was given'}",
-        standing=standing,
-        frozen_reason=reason,
-        frozen_until_ms=until_ms,
-        rule=rule,
-    )
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -32,20 +32,14 @@ from tokengate.inbound import (
     read_body,
 )
 from tokengate.ledger import Kept, LedgerError
-from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Route, Router, UnpricedFeature
+from tokengate.providers import STATUS, Dialect, Endpoint, Reading, RequestError, Route, Router
+from tokengate.refusals import NOT_OWN, NOT_SAID, PATH_CHARS_SHOWN, malformed, no_route
 from tokengate.session import Identity
 from tokengate.telemetry import Telemetry
 from tokengate.upstream import UpstreamError, UpstreamTimeout
 
 CLIENT_CLOSED: Final = 499
 """The status that is logged when the caller left before it had an answer (nginx's convention)."""
-
-PATH_CHARS_SHOWN: Final = 200
-"""How much of a path that a caller made up is logged and told."""
-
-PARAM_CHARS_SHOWN: Final = 200
-MESSAGE_CHARS_SHOWN: Final = 500
-"""How much of what is wrong with a body is told and logged: it may quote the body's own names."""
 
 log = structlog.get_logger()
 
@@ -191,7 +185,7 @@ class Visit:
         route = proxy.router.match(inbound.method, path, inbound.given)
         if route is None or not _plain(inbound.path):
             self.dialect = proxy.router.dialect_of(path, inbound.given) or self.dialect
-            return await self.refuse(_no_route(proxy.router, inbound, path))
+            return await self.refuse(no_route(inbound.method, inbound.path, proxy.router.methods(path)))
         self.dialect, self.endpoint, self.provider = route.dialect, route.name, route.dialect.name
         self.route = route.path
         refused = self._refused(route)
@@ -254,7 +248,7 @@ class Visit:
         try:
             request = endpoint.parse(body, self.inbound)
         except RequestError as error:
-            return await self.refuse(_bad_request(error))
+            return await self.refuse(malformed(error))
         self.model, self.stream = request.call.model, request.call.stream
         destination = self._where(self.model)
         if destination.quirks is not None:
@@ -367,9 +361,9 @@ class Visit:
             made = kept is not None and await kept.made(session, self.path.split("/")[3])
         except LedgerError as error:
             log.warning("the store does not say whose a response is", error=str(error))
-            return await self.refuse(_NOT_SAID)
+            return await self.refuse(NOT_SAID)
         if not made:
-            return await self.refuse(_NOT_OWN)
+            return await self.refuse(NOT_OWN)
         return await self._pass_free()
 
     async def _pass_free(self) -> None:
@@ -550,32 +544,3 @@ def _this_task() -> "asyncio.Task[object]":
 def _plain(path: str) -> bool:
     """Whether a path means what it says: no dot segments, which would leave the endpoint that it was matched as."""
     return "/." not in path and "//" not in path and "\\" not in path
-
-
-_NOT_OWN: Final = Refusal(
-    Reason.ENDPOINT_NOT_METERED,
-    "Responses are kept by the provider for all who have its key, and this is none of those that this session made "
-    "through this gate lately.",
-)
-_NOT_SAID: Final = Refusal(
-    Reason.STORE_UNAVAILABLE,
-    "The store cannot be reached, so nobody can say whose this is. Nothing was forwarded.",
-    retry_after_s=2,
-)
-
-
-def _no_route(router: Router, inbound: Inbound, path: str) -> Refusal:
-    # As it was written, like `match`: another way to write an endpoint is not that endpoint.
-    methods = router.methods(path)
-    if methods:
-        return Refusal(Reason.METHOD_NOT_ALLOWED, f"{inbound.path} takes {' or '.join(methods)}, not {inbound.method}.")
-    return Refusal(
-        Reason.ENDPOINT_NOT_METERED,
-        f"{inbound.method} {inbound.path[:PATH_CHARS_SHOWN]} is not metered by this gate, so it is not forwarded.",
-    )
-
-
-def _bad_request(error: RequestError) -> Refusal:
-    reason = Reason.MODEL_NOT_PRICED if isinstance(error, UnpricedFeature) else Reason.BODY_INVALID
-    param = error.param[:PARAM_CHARS_SHOWN] if error.param else None
-    return Refusal(reason, error.message[:MESSAGE_CHARS_SHOWN], param=param)
